@@ -375,11 +375,21 @@ func editDistance(a, b string) int {
 }
 
 // Resolve fills in what a declaration may leave to what is stored already
-// (nil when nothing is): the token of an instance that keeps its name, and
-// user tokens named by id. It normalizes addresses. Faults: references to
-// tokens that are not stored.
+// (nil when nothing is): lists that it does not speak of (nil; an empty list
+// empties), the token of an instance that keeps its name, and user tokens
+// named by id. It normalizes addresses. Faults: references to tokens that are
+// not stored.
 func (a *Application) Resolve(stored *Application, path string) Faults {
 	var fs Faults
+	if stored != nil && a.UserTokens == nil {
+		a.UserTokens = stored.UserTokens
+	}
+	if stored != nil && a.Instances == nil {
+		a.Instances = stored.Instances
+	}
+	// Never nil from here on, and never shared with what is stored.
+	a.UserTokens = append([]UserToken{}, a.UserTokens...)
+	a.Instances = append([]Instance{}, a.Instances...)
 	for i := range a.Instances {
 		in := &a.Instances[i]
 		in.Normalize()
