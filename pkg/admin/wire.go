@@ -1,0 +1,276 @@
+package admin
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"difylb/pkg/lb"
+)
+
+// Application is an application as the API answers it: the declaration with
+// defaults filled in, tokens as id and hint. What GET answers may be changed
+// and PUT back: ids and missing instance tokens then mean those that are stored.
+type Application struct {
+	lb.Application
+	UserTokens []UserToken `json:"user_tokens"`
+	Instances  []Instance  `json:"instances"`
+	// Revision of the last change to the application, its tokens or its
+	// instances; the ETag is made of it.
+	Revision int64 `json:"revision"`
+}
+
+// Instance is an instance as the API answers it, without its token.
+type Instance struct {
+	lb.Instance
+	TokenHint string `json:"token_hint,omitempty"` // the token's last four characters
+	Revision  int64  `json:"revision"`             // of the last change; the ETag is made of it
+}
+
+// MarshalJSON keeps the method of the embedded lb.Instance from hiding the rest.
+func (in Instance) MarshalJSON() ([]byte, error) {
+	type plain lb.Instance
+	return json.Marshal(struct {
+		plain
+		Token     any    `json:"token,omitempty"` // shadows the field
+		TokenHint string `json:"token_hint,omitempty"`
+		Revision  int64  `json:"revision"`
+	}{plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision})
+}
+
+// UserToken is a user token as the API answers it.
+type UserToken struct {
+	ID       string     `json:"id"`
+	Hint     string     `json:"token_hint,omitempty"`
+	Label    string     `json:"label,omitempty"`
+	Disabled bool       `json:"disabled,omitempty"`
+	Created  *time.Time `json:"created,omitempty"`
+	// Token is the token itself: in the answer that made it, and never again.
+	Token string `json:"token,omitempty"`
+}
+
+// TokenRequest asks for a user token.
+type TokenRequest struct {
+	Token    lb.Secret // empty: one of 256 random bits is made
+	Label    string    // may be empty
+	Disabled bool
+}
+
+// MarshalJSON writes the request as it goes over the wire, with the token.
+func (r TokenRequest) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Token    string `json:"token,omitempty"`
+		Label    string `json:"label,omitempty"`
+		Disabled bool   `json:"disabled,omitempty"`
+	}{r.Token.Reveal(), r.Label, r.Disabled})
+}
+
+// AccessRole is what the holder of an access token may do.
+type AccessRole string
+
+// The roles, each holding the rights of the one before.
+const (
+	RoleViewer   AccessRole = "viewer"   // every GET, but no secrets
+	RoleOperator AccessRole = "operator" // and drain, activate, disable
+	RoleAdmin    AccessRole = "admin"    // everything
+)
+
+// AccessToken is a token for this API as the API answers it.
+type AccessToken struct {
+	ID      string     `json:"id"`
+	Name    string     `json:"name"`
+	Role    AccessRole `json:"role"`
+	Hint    string     `json:"token_hint,omitempty"`
+	Created *time.Time `json:"created,omitempty"`
+	// Token is the token itself: in the answer that made it, and never again.
+	Token string `json:"token,omitempty"`
+}
+
+// AccessRequest asks for an access token; the server makes it.
+type AccessRequest struct {
+	Name string     `json:"name"` // shown in the history; unique
+	Role AccessRole `json:"role"`
+}
+
+// InstanceState answers drain, activate and disable.
+type InstanceState struct {
+	App      string   `json:"app"`
+	Instance string   `json:"instance"`
+	State    lb.State `json:"state"`
+	Revision int64    `json:"revision"`
+	// Open counts the requests and streams that the instance still serves,
+	// over all reporting proxies.
+	Open int64 `json:"open"`
+	// Drained: the instance is draining or disabled, every live proxy has
+	// that in force, and nothing is open.
+	Drained bool `json:"drained"`
+}
+
+// Change is one thing that a write did, or in a dry run would do.
+type Change struct {
+	Kind   string `json:"kind"`           // application, instance, token or settings
+	App    string `json:"app,omitempty"`  // the application, empty for settings
+	Name   string `json:"name,omitempty"` // the instance's name or the token's id
+	Action string `json:"action"`         // created, changed or deleted
+}
+
+// ApplyResult answers apply and rollback.
+type ApplyResult struct {
+	// Revision at which the result is stored: the new one, or where nothing
+	// changed (and in a dry run) the one that is in force already.
+	Revision  int64 `json:"revision"`
+	DryRun    bool  `json:"dry_run"`
+	Unchanged bool  `json:"unchanged"`
+	// Created, Changed and Deleted name applications, sorted. A change to an
+	// instance or a token is a change to its application.
+	Created []string `json:"created"`
+	Changed []string `json:"changed"`
+	Deleted []string `json:"deleted"`
+	// Changes lists every object, sorted.
+	Changes []Change `json:"changes"`
+	// Moved holds, for each application that stays, the share of users (0 to
+	// 1) who will be served by another instance; applications in which nobody
+	// moves are left out.
+	Moved map[string]float64 `json:"moved"`
+	// InForce is set when the call asked to wait.
+	InForce *InForce `json:"in_force,omitempty"`
+}
+
+// InForce says which proxies have a revision.
+type InForce struct {
+	All     bool     `json:"all"`     // every live proxy has it; true also when there is none
+	Nodes   []string `json:"nodes"`   // those that have it
+	Waiting []string `json:"waiting"` // those that had not when the time was over
+	Refused []string `json:"refused"` // those that refused it, with their reason
+}
+
+// Node is one lb-proxy or lb-admin.
+type Node struct {
+	ID      string    `json:"id"`
+	Role    lb.Role   `json:"role"`
+	Version string    `json:"version"`
+	Address string    `json:"address"`
+	BootID  string    `json:"boot_id"`
+	Started time.Time `json:"started"`
+	// UptimeSeconds since Started.
+	UptimeSeconds float64 `json:"uptime_seconds"`
+	// Connected: the node's link to this lb-admin stands. An lb-admin is
+	// connected while its lease lives.
+	Connected bool `json:"connected"`
+	// Revision is the configuration revision in force; 0 when not known.
+	Revision int64 `json:"revision"`
+	// Lag is how many revisions that is behind the store's.
+	Lag int64 `json:"lag"`
+	// Checksum of the rings in force; proxies of one revision agree on it.
+	Checksum string `json:"checksum,omitempty"`
+	// Refused is why the node did not take the newest configuration.
+	Refused string `json:"refused,omitempty"`
+}
+
+// HistoryEntry is one change of the configuration.
+type HistoryEntry struct {
+	Revision int64     `json:"revision"`
+	Time     time.Time `json:"time"`
+	Who      string    `json:"who"`  // name of the access token
+	From     string    `json:"from"` // remote address
+	Action   string    `json:"action"`
+	Note     string    `json:"note,omitempty"`
+	Changes  []Change  `json:"changes,omitempty"`
+}
+
+// Health answers /health and /readyz.
+type Health struct {
+	Status    string    `json:"status"` // ok, or why not
+	Timestamp time.Time `json:"timestamp"`
+	Version   string    `json:"version,omitempty"`
+	// Checks names what readiness depends on: ok or the reason.
+	Checks map[string]string `json:"checks,omitempty"`
+}
+
+// Event is one thing that happened.
+type Event struct {
+	ID   string // grows within one life of the server
+	Type string // configuration, health, node or reset
+	Data json.RawMessage
+}
+
+// The types of events and their data. EventReset says that events may have
+// been missed: whoever keeps a picture reads it anew.
+const (
+	EventConfiguration = "configuration" // ConfigurationEvent
+	EventHealth        = "health"        // HealthEvent
+	EventNode          = "node"          // NodeEvent
+	EventReset         = "reset"         // {}
+)
+
+// ConfigurationEvent tells of a new configuration.
+type ConfigurationEvent struct {
+	Time     time.Time `json:"time"`
+	Revision int64     `json:"revision"`
+	Changes  []Change  `json:"changes"` // applications, instances and settings
+}
+
+// HealthEvent tells of an instance whose health changed.
+type HealthEvent struct {
+	Time     time.Time `json:"time"`
+	App      string    `json:"app"`
+	Instance string    `json:"instance"`
+	From     lb.Health `json:"from"`
+	To       lb.Health `json:"to"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// NodeEvent tells of a node that came, went, restarted, or has another
+// configuration in force.
+type NodeEvent struct {
+	Time     time.Time `json:"time"`
+	ID       string    `json:"id"`
+	Role     lb.Role   `json:"role"`
+	Action   string    `json:"action"` // joined, left, restarted, connected, disconnected, in_force or refused
+	Revision int64     `json:"revision,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+// List is one page of a listing.
+type List[T any] struct {
+	Items []T `json:"items"`
+	// Continue, where it is not empty, asks for the next page (?continue=).
+	Continue string `json:"continue,omitempty"`
+}
+
+// ETag returns the entity tag of an object's revision (RFC 9110 section 8.8.3).
+func ETag(revision int64) string { return `"` + strconv.FormatInt(revision, 10) + `"` }
+
+// Problem is an RFC 9457 problem document.
+type Problem struct {
+	Type     string    `json:"type"`
+	Title    string    `json:"title"`
+	Status   int       `json:"status"`
+	Detail   string    `json:"detail,omitempty"`
+	Instance string    `json:"instance,omitempty"` // the path that was asked for
+	Faults   lb.Faults `json:"faults,omitempty"`   // every fault of a declaration
+}
+
+// Base is the path below which the API lives.
+const Base = "/api/v1"
+
+// Explanation says where a user goes, and why.
+type Explanation struct {
+	App       string `json:"app"`
+	User      string `json:"user"`
+	Algorithm string `json:"algorithm"`
+	Hash      string `json:"hash"`
+	Owner     string `json:"owner"`
+	Chosen    string `json:"chosen"`
+	FailOpen  bool   `json:"fail_open"`
+	Order     []Step `json:"order"`
+	Revision  int64  `json:"revision"`
+}
+
+// Step is one instance of the failover order.
+type Step struct {
+	Instance string `json:"instance"`
+	Status   string `json:"status"`
+	Usable   bool   `json:"usable"`
+	Why      string `json:"why"`
+}
