@@ -142,8 +142,9 @@ func probeURL(base, path string) (*url.URL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("health check path %q is malformed", path)
 	}
-	out := u.JoinPath(p.EscapedPath())
-	out.User, out.RawQuery, out.Fragment = nil, p.RawQuery, ""
+	// Joined by hand, because URL.JoinPath would tidy up what the operator may mean, and drops the first slash.
+	raw := strings.TrimRight(u.EscapedPath(), "/") + p.EscapedPath()
+	out := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/") + p.Path, RawPath: raw, RawQuery: p.RawQuery}
 	return out, nil
 }
 
