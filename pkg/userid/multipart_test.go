@@ -7,8 +7,10 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
+	"regexp"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 const (
@@ -185,8 +187,9 @@ func TestMultipart_RealClients(t *testing.T) {
 }
 
 // FuzzMultipart compares with mime/multipart. On purpose we differ, and the comparison ends, where
-//   - mime/multipart reports an error (a line that begins like a delimiter and goes on otherwise is content for us, and
-//     anything after "--boundary--" epilogue); of the parts before it both must think the same;
+//   - mime/multipart reports an error other than the body's early end: a line that begins like a delimiter and goes on
+//     otherwise is content for us, a delimiter may end in CRLF or LF wherever it stands;
+//   - "--boundary--" is followed by anything but blanks and the body's kind of line end: epilogue for us;
 //   - a Content-Disposition cannot be parsed by mime, which then sees no name, or has '*' (we ignore extended names) or
 //     a '\' (mime keeps some);
 //   - a value is longer than MaxLength, a header longer than 16 KiB, a delimiter padded by more than 64 bytes.
@@ -201,54 +204,94 @@ func FuzzMultipart(f *testing.F) {
 		f.Add([]byte(s), uint8(9))
 	}
 	f.Fuzz(func(t *testing.T, body []byte, cut uint8) {
+		body = append(body, "\r\n"...) // so that mime/multipart need not see the body's end to tell the closing delimiter
 		got := scan(multiType, body)
 		at := int(cut) % (len(body) + 1)
 		if halves := scan(multiType, body[:at], body[at:]); halves != got {
 			t.Fatalf("in one piece %+v, cut at %d %+v", got, at, halves)
 		}
-		want, comparable := referenceMultipart(body)
-		if comparable && got != want {
+		want, err := referenceMultipart(body)
+		switch {
+		case errors.Is(err, errCutOff):
+			if got.err == "" {
+				t.Errorf("%q: %+v, mime/multipart needs more", body, got)
+			}
+		case err == nil && got != want:
 			t.Errorf("%q: %+v, mime/multipart says %+v", body, got, want)
 		}
 	})
 }
 
-func referenceMultipart(body []byte) (want outcome, comparable bool) {
-	if len(body) == 0 || len(body) > 4000 { // below the limits, and below the buffer that bounds a line of mime/multipart
-		return outcome{}, false
+var (
+	errCutOff       = errors.New("body is cut off")
+	errIncomparable = errors.New("not comparable")
+)
+
+// referenceMultipart returns what mime/multipart finds, errCutOff if the body ends too early, or errIncomparable.
+func referenceMultipart(body []byte) (outcome, error) {
+	// Below our limits, and below the buffer that bounds a line of mime/multipart.
+	if len(body) > 4000 || bytes.Contains(body, bytes.Repeat([]byte{' '}, 32)) || bytes.Contains(body, bytes.Repeat([]byte{'\t'}, 32)) {
+		return outcome{}, errIncomparable
 	}
-	if bytes.Contains(body, bytes.Repeat([]byte{' '}, 32)) || bytes.Contains(body, bytes.Repeat([]byte{'\t'}, 32)) {
-		return outcome{}, false
+	if !closesPlainly(body) {
+		return outcome{}, errIncomparable
 	}
-	r := multipart.NewReader(bytes.NewReader(body), "bound")
-	for {
+	// It reports io.EOF also for a body that ends within a header: an error of our own tells the two apart.
+	r := multipart.NewReader(io.MultiReader(bytes.NewReader(body), iotest.ErrReader(errCutOff)), "bound")
+	next := func() (*multipart.Part, error) {
 		p, err := r.NextRawPart()
+		if err != nil && err != io.EOF && !errors.Is(err, errCutOff) {
+			err = errIncomparable
+		}
+		return p, err
+	}
+	for {
+		p, err := next()
 		if err == io.EOF {
-			// Also reported where the body ends behind "--bound" without dashes.
-			return absent, true
+			return absent, nil
 		}
 		if err != nil {
-			return outcome{}, false
+			return outcome{}, err
 		}
 		disposition := p.Header.Get("Content-Disposition")
 		media, params, err := mime.ParseMediaType(disposition)
 		if strings.ContainsAny(disposition, `*\`) || disposition != "" && err != nil {
-			return outcome{}, false
+			return outcome{}, errIncomparable
 		}
 		value, err := io.ReadAll(p)
 		if err != nil {
-			return outcome{}, false
-		}
-		if bytes.HasSuffix(body, value) { // it takes the end of the body for the end of the part
-			return outcome{}, false
+			return outcome{}, err
 		}
 		_, file := params["filename"]
 		if id := strings.TrimSpace(string(value)); media == "form-data" && params["name"] == "user" && !file && id != "" {
-			// mime/multipart ends a part at what may yet prove not to be a delimiter: it says so on the next call.
-			if _, err := r.NextRawPart(); err != nil && !errors.Is(err, io.EOF) {
-				return outcome{}, false
+			// It ends a part at what may yet prove to be no delimiter, and says so on the next call only.
+			if _, err := next(); err != nil && err != io.EOF {
+				return outcome{}, errIncomparable
 			}
-			return found(id, Form), true
+			return found(id, Form), nil
 		}
 	}
+}
+
+var (
+	closing     = regexp.MustCompile(`--bound--(?:[ \t]*\r\n)?`)
+	firstLF     = regexp.MustCompile(`^(?:[^\r]*\n)?--bound[ \t]*\n`)
+	closingInLF = regexp.MustCompile(`--bound--(?:[ \t]*\n)?`)
+)
+
+// closesPlainly says whether all that looks like a closing delimiter ends its line, in LF if the first delimiter does.
+func closesPlainly(body []byte) bool {
+	pattern := closing
+	if first := firstLF.Find(body); first != nil {
+		if bytes.Contains(first, []byte("--bound--")) {
+			return false
+		}
+		pattern = closingInLF
+	}
+	for _, match := range pattern.FindAll(body, -1) {
+		if match[len(match)-1] != '\n' {
+			return false
+		}
+	}
+	return true
 }
