@@ -72,6 +72,7 @@ type Prober struct {
 
 	mu      sync.Mutex // guards what follows
 	running bool       // Run is under way
+	edition uint64     // counts the calls of SetTargets
 	entries map[ID]*entry
 	due     dueHeap // the entries that wait for their time; not those under way or never to be asked again
 	active  int     // probes under way
@@ -83,7 +84,8 @@ type Prober struct {
 type entry struct {
 	target    Target
 	question  *question
-	term      int // counts the changes of what is asked; an answer of an earlier term is worth nothing
+	edition   uint64 // of the latest call of SetTargets that named it
+	term      int    // counts the changes of what is asked; an answer of an earlier term is worth nothing
 	threshold Threshold
 	verdict   Verdict
 	at        time.Time          // when the next probe is due
@@ -127,10 +129,9 @@ func (p *Prober) SetTargets(targets []Target, initial map[ID]Verdict) {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := make(map[ID]struct{}, len(targets))
+	p.edition++
 	for _, t := range targets {
 		id := t.id()
-		wanted[id] = struct{}{}
 		e := p.entries[id]
 		switch {
 		case e == nil:
@@ -144,9 +145,10 @@ func (p *Prober) SetTargets(targets []Target, initial map[ID]Verdict) {
 		case e.target != t:
 			p.changeLocked(e, t, now)
 		}
+		e.edition = p.edition
 	}
 	for id, e := range p.entries {
-		if _, ok := wanted[id]; !ok {
+		if e.edition != p.edition {
 			p.endLocked(id, e)
 		}
 	}

@@ -499,9 +499,7 @@ func TestProber_ReportsOfOneInstanceNeverOverlap(t *testing.T) {
 		}})
 		rng := rand.New(rand.NewPCG(2, 2))
 		f.ask = func(context.Context, *question) answer {
-			mu.Lock()
-			defer mu.Unlock()
-			if rng.IntN(2) == 0 {
+			if rand.IntN(2) == 0 {
 				return bad
 			}
 			return good

@@ -54,8 +54,10 @@ func TestGate_NoLimitLetsAllIn(t *testing.T) {
 
 func TestGate_LimitAndForce(t *testing.T) {
 	g := gate(2, 0)
-	if !g.TryAcquire() || !g.TryAcquire() || g.TryAcquire() {
-		t.Fatal("limit of 2 not kept")
+	for i := range 3 {
+		if got, want := g.TryAcquire(), i < 2; got != want {
+			t.Fatalf("request %d at a limit of 2: let in = %v", i+1, got)
+		}
 	}
 	g.Force()
 	if g.InFlight() != 3 {
