@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"difylb/pkg/lb"
+)
+
+// SizeValue is a flag that takes sizes such as 100m.
+type SizeValue lb.Size
+
+func (v *SizeValue) String() string { return lb.Size(*v).String() }
+
+// Set implements pflag.Value.
+func (v *SizeValue) Set(s string) error { return (*lb.Size)(v).UnmarshalText([]byte(s)) }
+
+// Type implements pflag.Value.
+func (v *SizeValue) Type() string { return "size" }
+
+// Prefixes is a flag that takes networks: a comma-separated list of CIDRs or
+// single addresses, and the word "private" for loopback and private ranges.
+// The zero value holds none.
+type Prefixes []netip.Prefix
+
+// privateRanges are loopback, RFC 1918, RFC 4193 and link-local addresses.
+var privateRanges = []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "169.254.0.0/16", "fe80::/10"}
+
+// PrivatePrefixes returns loopback and private ranges.
+func PrivatePrefixes() Prefixes {
+	var out Prefixes
+	for _, s := range privateRanges {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func (v *Prefixes) String() string { return strings.Join(v.GetSlice(), ",") }
+
+// Type implements pflag.Value.
+func (v *Prefixes) Type() string { return "cidrs" }
+
+// Set implements pflag.Value; it replaces what was there.
+func (v *Prefixes) Set(s string) error { return v.Replace(strings.Split(s, ",")) }
+
+// Append implements pflag.SliceValue.
+func (v *Prefixes) Append(s string) error {
+	ps, err := parsePrefix(s)
+	*v = append(*v, ps...)
+	return err
+}
+
+// Replace implements pflag.SliceValue.
+func (v *Prefixes) Replace(items []string) error {
+	var out Prefixes
+	for _, s := range items {
+		ps, err := parsePrefix(s)
+		if err != nil {
+			return err
+		}
+		out = append(out, ps...)
+	}
+	*v = out
+	return nil
+}
+
+// GetSlice implements pflag.SliceValue.
+func (v *Prefixes) GetSlice() []string {
+	out := make([]string, len(*v))
+	for i, p := range *v {
+		out[i] = p.String()
+	}
+	return out
+}
+
+// Contains reports whether one of the networks holds the address.
+func (v Prefixes) Contains(a netip.Addr) bool {
+	a = a.Unmap()
+	for _, p := range v {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func parsePrefix(s string) (Prefixes, error) {
+	s = strings.TrimSpace(s)
+	switch s {
+	case "":
+		return nil, nil
+	case "private":
+		return PrivatePrefixes(), nil
+	}
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return Prefixes{p.Masked()}, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a network such as 10.0.0.0/8, an address, or the word private", s)
+	}
+	return Prefixes{netip.PrefixFrom(a, a.BitLen())}, nil
+}
