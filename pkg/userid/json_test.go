@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"testing"
@@ -252,27 +253,89 @@ func FuzzJSON(f *testing.F) {
 	} {
 		f.Add([]byte(s), uint8(3))
 	}
-	f.Fuzz(func(t *testing.T, body []byte, cut uint8) {
-		got := scan(jsonType, body)
-		at := int(cut) % (len(body) + 1)
-		if halves := scan(jsonType, body[:at], body[at:]); halves != got {
-			t.Fatalf("in one piece %+v, cut at %d %+v", got, at, halves)
+	f.Fuzz(checkAgainstJSON)
+}
+
+// TestJSON_AgreesOnRandomPieces does what FuzzJSON does with bodies made of tokens, valid and with one piece too many,
+// too few or changed.
+func TestJSON_AgreesOnRandomPieces(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	pick := func(s ...string) string { return s[rng.IntN(len(s))] }
+	var value func(depth int) []string
+	value = func(depth int) []string {
+		kind := rng.IntN(8)
+		if depth > 4 {
+			kind = 2 + rng.IntN(6)
 		}
-		if strings.Contains(got.err, ErrTooLong.Error()) || bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 9000 || len(body) == 0 {
+		var out []string
+		switch kind {
+		case 0, 1:
+			open, closing := "[", "]"
+			if kind == 1 || depth == 0 {
+				open, closing = "{", "}"
+			}
+			out = append(out, open)
+			for i := range rng.IntN(5) {
+				if i > 0 {
+					out = append(out, ",")
+				}
+				if open == "{" {
+					out = append(out, pick(`"user"`, `"user"`, `"us\u0065r"`, `"users"`, `"use"`, `""`, `"a\"user"`), ":")
+				}
+				out = append(out, value(depth+1)...)
+			}
+			return append(out, closing)
+		case 2:
+			return []string{pick("0", "-1", "10", "1.5", "-0.0e1", "2E+3", "9e-9")}
+		case 3:
+			return []string{pick("true", "false", "null")}
+		}
+		return []string{`"`, pick("", "text", `\n`, `\ud83d`, `\ude00`, "\xc3", "long enough for words"), pick("", `\ude00`, `\\`, "é"), `"`}
+	}
+	valid := 0
+	for range 30_000 {
+		tokens := value(0)
+		switch at := rng.IntN(len(tokens)); rng.IntN(6) {
+		case 0:
+			tokens[at] = pick("", " ", ",", "]", "}", `"`, "0", "e", "{", ":", "true")
+		case 1:
+			tokens[at] += pick(" ", "\n", ",", "]", "}", `"`, "1", "\\")
+		}
+		body := []byte(strings.Join(tokens, pick("", " ")))
+		if json.Valid(body) {
+			valid++
+		}
+		checkAgainstJSON(t, body, uint8(rng.Uint32()))
+		if t.Failed() {
 			return
 		}
-		body = bytes.TrimPrefix(body, []byte("\ufeff"))
-		if valid := json.Valid(body); valid != (got.err == "") {
-			t.Fatalf("json.Valid says %v, we %+v", valid, got)
-		}
-		if got.err != "" {
-			return
-		}
-		want := lastUser(t, body)
-		if id := string([]rune(got.id)); id != want || (got.verdict == Found) != (want != "") {
-			t.Fatalf("%+v, encoding/json finds %q", got, want)
-		}
-	})
+	}
+	if valid < 10_000 || valid > 29_000 {
+		t.Errorf("%d of 30000 bodies are valid", valid)
+	}
+}
+
+func checkAgainstJSON(t *testing.T, body []byte, cut uint8) {
+	t.Helper()
+	got := scan(jsonType, body)
+	at := int(cut) % (len(body) + 1)
+	if halves := scan(jsonType, body[:at], body[at:]); halves != got {
+		t.Fatalf("in one piece %+v, cut at %d %+v", got, at, halves)
+	}
+	if strings.Contains(got.err, ErrTooLong.Error()) || bytes.Count(body, []byte("["))+bytes.Count(body, []byte("{")) > 9000 || len(body) == 0 {
+		return
+	}
+	body = bytes.TrimPrefix(body, []byte("\ufeff"))
+	if valid := json.Valid(body); valid != (got.err == "") {
+		t.Fatalf("json.Valid says %v, we %+v", valid, got)
+	}
+	if got.err != "" {
+		return
+	}
+	want := lastUser(t, body)
+	if id := string([]rune(got.id)); id != want || (got.verdict == Found) != (want != "") {
+		t.Fatalf("%+v, encoding/json finds %q", got, want)
+	}
 }
 
 // lastUser walks over a valid body's tokens; "" is absent.
