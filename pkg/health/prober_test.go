@@ -301,6 +301,41 @@ func TestProber_ChangedAddressIsProbedAtOnce(t *testing.T) {
 	})
 }
 
+// lastWord makes host answer well, but only once its probe is given up.
+func (f *fixture) lastWord(host string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answers[host] = func(ctx context.Context) answer {
+		<-ctx.Done()
+		return good
+	}
+}
+
+func TestProber_AnswersToOldQuestionsDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, Options{})
+		f.lastWord("old")
+		f.lastWord("removed")
+		f.reply("new", bad)
+		tg, removed := target("old"), target("removed")
+		tg.Check.Timeout, removed.Check.Timeout = time.Minute, time.Minute
+		f.SetTargets([]Target{tg, removed}, nil)
+		f.start()
+		defer f.stop()
+		time.Sleep(2 * time.Second)
+		if n := f.Progress().Running; n != 2 {
+			t.Fatalf("%d probes under way", n)
+		}
+		tg.URL = "http://new"
+		f.SetTargets([]Target{tg}, nil)
+		synctest.Wait()
+		f.wantReports()
+		if f.health("old") != Unknown || f.probes("new") != 1 {
+			t.Errorf("%v, %d probes of the new address", f.Verdicts(), f.probes("new"))
+		}
+	})
+}
+
 func TestProber_ChangedPaceAndThresholdsKeepTheCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Options{})

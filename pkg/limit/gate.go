@@ -194,15 +194,12 @@ func (g *Gate) settleLocked() {
 	for {
 		s := g.state.Load()
 		next := s &^ waitBit
-		enter := false
+		enter := g.queue.len > 0 && room(s)
 		if g.queue.len > 0 {
-			enter = room(s)
-			if enter {
-				next++
-			}
-			if !enter || g.queue.len > 1 {
-				next |= waitBit
-			}
+			next |= waitBit
+		}
+		if enter {
+			next++
 		}
 		if next != s && !g.state.CompareAndSwap(s, next) {
 			continue

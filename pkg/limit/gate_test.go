@@ -111,6 +111,9 @@ func TestGate_TimeoutAndCancel(t *testing.T) {
 		if err := g.Acquire(ctx, "u", 0); err != cause {
 			t.Errorf("with a context that has ended: %v", err)
 		}
+		if g.state.Load()&waitBit != 0 {
+			t.Error("the wait bit outlived the last waiter")
+		}
 		g.Release()
 		checkEmpty(t, g)
 	})
@@ -277,6 +280,15 @@ func TestGate_NobodyOvertakesTheQueue(t *testing.T) {
 		if g.TryAcquire() {
 			t.Error("TryAcquire took the room that was handed on")
 		}
+		<-in
+		in, _ = lineUp(t, g, "b")
+		g.mu.Lock()
+		g.state.Add(^uint64(0)) // a Release that has come half-way
+		if g.TryAcquire() {
+			t.Error("TryAcquire took the room that is being handed on")
+		}
+		g.settleLocked()
+		g.mu.Unlock()
 		<-in
 		g.Release()
 		checkEmpty(t, g)
