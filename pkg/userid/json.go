@@ -81,7 +81,7 @@ type jsonState struct {
 	role     stringRole
 	name     nameMatch // the top-level key being read
 	wanted   bool      // the value that comes next is the user's
-	capture  bool      // the number or literal being read is the user's
+	capture  bool      // the number or literal being read, if any, is the user's
 	hexes    uint8     // digits of \uXXXX read so far
 	hex      uint16    // their value
 	high     uint16    // a high surrogate that waits for its low one, or 0
@@ -272,7 +272,7 @@ func (s *Scanner) writeJSON(p []byte) error {
 				s.val = append(s.val, c)
 			}
 			if j.literal = j.literal[1:]; j.literal == "" {
-				j.capture, at = false, j.after()
+				at = j.after()
 			}
 
 		case atEnd:
@@ -302,7 +302,7 @@ func (s *Scanner) writeJSON(p []byte) error {
 			case atStart:
 				return s.jsonError(i, c, at)
 			case afterValue:
-				j.capture, at = false, j.after()
+				at = j.after()
 				goto again // c belongs to what follows the number
 			}
 			if j.capture {

@@ -371,6 +371,24 @@ func lastUser(t *testing.T, body []byte) string {
 	return user
 }
 
+func TestPlainPrefix_EveryByteInEveryLane(t *testing.T) {
+	for _, filler := range []byte{' ', '#', '!', '[', ']', 0x7f, 0x80, 0xa0, 0xff} {
+		for c := range 256 {
+			for lane := range 20 {
+				p := bytes.Repeat([]byte{filler}, 20)
+				p[lane] = byte(c)
+				want := len(p)
+				if c < ' ' || c == '"' || c == '\\' {
+					want = lane
+				}
+				if got := plainPrefix(p); got != want {
+					t.Fatalf("%#x at %d among %#x: %d, want %d", c, lane, filler, got, want)
+				}
+			}
+		}
+	}
+}
+
 func FuzzPlainPrefix(f *testing.F) {
 	f.Add([]byte(`hello, world, this is "text"`))
 	f.Add([]byte("\x80\x1f\xa0 \x7f\x00\"\\"))

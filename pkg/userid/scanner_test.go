@@ -246,6 +246,9 @@ func TestScanner_ResetReuses(t *testing.T) {
 		if ok, err := s.Reset("multipart/form-data"); ok || err == nil {
 			t.Errorf("Reset without boundary = %v, %v", ok, err)
 		}
+		if got := push(s, []byte("\n--\r\nContent-Disposition: form-data; name=user\r\n\r\nx\n----")); got != absent {
+			t.Errorf("after a Reset in vain: %+v", got)
+		}
 	}
 	if got := strings.Join(ids, ","); got != "one,two,three,one,two,three,one,two,three" {
 		t.Errorf("ids changed after Reset: %s", got)

@@ -10,7 +10,7 @@ import "errors"
 const MaxLength = 8192
 
 // ErrTooLong is what a [Scanner] reports, with the offset of the value in the body, of a user id over [MaxLength].
-// A form value is measured before white space is trimmed off it.
+// A form value is measured before white space is trimmed off it, a JSON value even if a later key would replace it.
 var ErrTooLong = errors.New("user id is too long")
 
 // Source says where in a request the user id stood. The constants are in the order in which the places are looked at.
