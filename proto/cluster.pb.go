@@ -359,6 +359,7 @@ func (x *Welcome) GetNode() string {
 type Subscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Status        bool                   `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"` // comes back in every StatusUpdate; a new one begins with a full document
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +399,13 @@ func (x *Subscribe) GetStatus() bool {
 		return x.Status
 	}
 	return false
+}
+
+func (x *Subscribe) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
 }
 
 // Report is what changed since the stream's previous one. All counters are
@@ -1144,6 +1152,7 @@ type StatusUpdate struct {
 	Applications  []*ApplicationStatus   `protobuf:"bytes,8,rep,name=applications,proto3" json:"applications,omitempty"`
 	Removed       []string               `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
 	Epoch         string                 `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Subscription  uint64                 `protobuf:"varint,11,opt,name=subscription,proto3" json:"subscription,omitempty"` // Subscribe.id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1246,6 +1255,13 @@ func (x *StatusUpdate) GetEpoch() string {
 		return x.Epoch
 	}
 	return ""
+}
+
+func (x *StatusUpdate) GetSubscription() uint64 {
+	if x != nil {
+		return x.Subscription
+	}
+	return 0
 }
 
 type ApplicationStatus struct {
@@ -1753,9 +1769,10 @@ const file_cluster_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12,\n" +
 	"\x12started_unix_milli\x18\x05 \x01(\x03R\x10startedUnixMilli\"\x1d\n" +
 	"\aWelcome\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"#\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"3\n" +
 	"\tSubscribe\x12\x16\n" +
-	"\x06status\x18\x01 \x01(\bR\x06status\"\xa8\x02\n" +
+	"\x06status\x18\x01 \x01(\bR\x06status\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"\xa8\x02\n" +
 	"\x06Report\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bprevious\x18\x02 \x01(\x04R\bprevious\x12\x12\n" +
@@ -1811,7 +1828,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x10since_unix_milli\x18\x03 \x01(\x03R\x0esinceUnixMilli\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\b\n" +
-	"\x06Resync\"\xb8\x02\n" +
+	"\x06Resync\"\xdc\x02\n" +
 	"\fStatusUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x1a\n" +
@@ -1823,7 +1840,8 @@ const file_cluster_proto_rawDesc = "" +
 	"\fapplications\x18\b \x03(\v2$.difylb.cluster.v1.ApplicationStatusR\fapplications\x12\x18\n" +
 	"\aremoved\x18\t \x03(\tR\aremoved\x12\x14\n" +
 	"\x05epoch\x18\n" +
-	" \x01(\tR\x05epoch\"\xbf\x01\n" +
+	" \x01(\tR\x05epoch\x12\"\n" +
+	"\fsubscription\x18\v \x01(\x04R\fsubscription\"\xbf\x01\n" +
 	"\x11ApplicationStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0etotal_requests\x18\x02 \x01(\x04R\rtotalRequests\x12\x16\n" +

@@ -1,0 +1,304 @@
+package cluster
+
+import (
+	"encoding/json"
+	"math"
+	"sort"
+	"strconv"
+	"time"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/stats"
+)
+
+// The words for an instance's status. Several facts may hold at once; the
+// first of this order that holds is shown: what the operator wants (disabled,
+// draining), what live traffic showed (ejected), what probes found.
+const (
+	StatusDisabled      = "disabled"
+	StatusDraining      = "draining"
+	StatusEjected       = "ejected"
+	StatusTokenRejected = "token_rejected"
+	StatusUnhealthy     = "unhealthy"
+	StatusHealthy       = "healthy"
+	StatusUnknown       = "unknown"
+)
+
+// Word returns the one word for an instance.
+func Word(state lb.State, ejected bool, health lb.Health) string {
+	switch {
+	case state == lb.Disabled:
+		return StatusDisabled
+	case state == lb.Draining:
+		return StatusDraining
+	case ejected:
+		return StatusEjected
+	case health == lb.TokenRejected:
+		return StatusTokenRejected
+	case health == lb.Unhealthy:
+		return StatusUnhealthy
+	case health == lb.Healthy:
+		return StatusHealthy
+	}
+	return StatusUnknown
+}
+
+// Status is the state of the whole cluster as GET /status shows it. What it
+// points to is immutable and may be shared with other documents.
+type Status struct {
+	Status    string    `json:"status"` // "running"
+	Timestamp time.Time `json:"timestamp"`
+	// Revision is that of the configuration which the document describes.
+	Revision int64 `json:"revision"`
+	// Complete is false while some proxy's figures, or those of earlier boots, are missing.
+	Complete     bool                          `json:"complete"`
+	Nodes        NodeCounts                    `json:"nodes"`
+	Applications map[string]*ApplicationStatus `json:"applications"`
+}
+
+// NodeCounts are the live nodes.
+type NodeCounts struct {
+	Proxies   int `json:"proxies"`   // registered
+	Admins    int `json:"admins"`    // registered
+	Reporting int `json:"reporting"` // proxies whose figures are no older than 3 s
+}
+
+// ApplicationStatus is one application of the configuration, with or without traffic.
+type ApplicationStatus struct {
+	TotalRequests uint64                     `json:"total_requests"`
+	Errors        uint64                     `json:"errors"` // ended for a Reason that IsError
+	Active        int64                      `json:"active"`
+	Instances     map[string]*InstanceStatus `json:"instances"`
+}
+
+// InstanceStatus is one instance of the configuration, with or without traffic.
+type InstanceStatus struct {
+	Requests uint64   `json:"requests"` // attempts that it was given
+	Errors   uint64   `json:"errors"`   // those that failed by its doing
+	Retries  uint64   `json:"retries"`  // those that came after another instance had failed
+	Active   int64    `json:"active"`
+	Streams  int64    `json:"streams"`
+	Status   string   `json:"status"`
+	State    lb.State `json:"state"`
+	// Latency and FirstByte cover all attempts ever counted; 0 means none.
+	Latency   LatencyQuantiles   `json:"latency_ms"`
+	FirstByte FirstByteQuantiles `json:"first_byte_ms"`
+	BytesIn   uint64             `json:"bytes_in"`
+	BytesOut  uint64             `json:"bytes_out"`
+	LastError *LastError         `json:"last_error"` // nil: none yet
+	// Since is when Status became what it is, as far as is known; whole seconds, UTC.
+	Since time.Time `json:"since"`
+}
+
+// LatencyQuantiles are milliseconds.
+type LatencyQuantiles struct {
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	P99 float64 `json:"p99"`
+}
+
+// FirstByteQuantiles are milliseconds.
+type FirstByteQuantiles struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+}
+
+// LastError is the newest failed attempt on an instance.
+type LastError struct {
+	Reason string    `json:"reason"` // label of a lb.Reason
+	Time   time.Time `json:"time"`
+}
+
+// fill sets what comes from counters and gauges.
+func (in *InstanceStatus) fill(t *stats.Totals) {
+	in.Requests, in.Errors, in.Retries = t.Requests, t.Errors, t.Retries
+	in.Active, in.Streams = max(t.Active, 0), max(t.Streams, 0)
+	in.BytesIn, in.BytesOut = t.BytesIn, t.BytesOut
+	in.setQuantiles(t)
+	if !t.LastError.None() {
+		in.LastError = &LastError{Reason: t.LastError.Reason.String(), Time: t.LastError.Time().Truncate(time.Second)}
+	}
+}
+
+func (in *InstanceStatus) setQuantiles(t *stats.Totals) {
+	var ds [3]time.Duration
+	q := t.Latency.Quantiles(ds[:0], 0.5, 0.9, 0.99)
+	in.Latency = LatencyQuantiles{P50: millis(q[0]), P90: millis(q[1]), P99: millis(q[2])}
+	q = t.FirstByte.Quantiles(ds[:0], 0.5, 0.99)
+	in.FirstByte = FirstByteQuantiles{P50: millis(q[0]), P99: millis(q[1])}
+}
+
+// millis keeps what the width of a bucket leaves of a duration: three digits.
+func millis(d time.Duration) float64 {
+	ms := float64(d) / float64(time.Millisecond)
+	if ms == 0 {
+		return 0
+	}
+	scale := math.Pow(10, 2-math.Floor(math.Log10(ms)))
+	if scale < 1 {
+		return math.Round(ms)
+	}
+	return math.Round(ms*scale) / scale
+}
+
+// raise lifts every counter to at least old's, so that no reader sees one go
+// backwards while figures are missing.
+func (a *ApplicationStatus) raise(old *ApplicationStatus) {
+	a.TotalRequests = max(a.TotalRequests, old.TotalRequests)
+	a.Errors = max(a.Errors, old.Errors)
+	for name, o := range old.Instances {
+		if in := a.Instances[name]; in != nil {
+			in.raise(o)
+		}
+	}
+}
+
+func (in *InstanceStatus) raise(o *InstanceStatus) {
+	in.Requests = max(in.Requests, o.Requests)
+	in.Errors = max(in.Errors, o.Errors)
+	in.Retries = max(in.Retries, o.Retries)
+	in.BytesIn = max(in.BytesIn, o.BytesIn)
+	in.BytesOut = max(in.BytesOut, o.BytesOut)
+	if o.LastError != nil && (in.LastError == nil || in.LastError.Time.Before(o.LastError.Time)) {
+		in.LastError = o.LastError
+	}
+}
+
+// MarshalJSON writes the document with its names sorted. It is written by hand
+// because a cluster of 50,000 instances is asked for it, too.
+func (s *Status) MarshalJSON() ([]byte, error) {
+	b := make([]byte, 0, 256+512*s.size())
+	b = append(b, `{"status":`...)
+	b = appendString(b, s.Status)
+	b = append(b, `,"timestamp":`...)
+	b = appendTime(b, s.Timestamp)
+	b = append(b, `,"revision":`...)
+	b = strconv.AppendInt(b, s.Revision, 10)
+	b = append(b, `,"complete":`...)
+	b = strconv.AppendBool(b, s.Complete)
+	b = append(b, `,"nodes":{"proxies":`...)
+	b = strconv.AppendInt(b, int64(s.Nodes.Proxies), 10)
+	b = append(b, `,"admins":`...)
+	b = strconv.AppendInt(b, int64(s.Nodes.Admins), 10)
+	b = append(b, `,"reporting":`...)
+	b = strconv.AppendInt(b, int64(s.Nodes.Reporting), 10)
+	b = append(b, `},"applications":{`...)
+	for i, name := range sortedNames(s.Applications) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, name)
+		b = append(b, ':')
+		b = s.Applications[name].appendJSON(b)
+	}
+	return append(b, `}}`...), nil
+}
+
+func (s *Status) size() int {
+	n := len(s.Applications)
+	for _, a := range s.Applications {
+		n += len(a.Instances)
+	}
+	return n
+}
+
+// MarshalJSON writes the application as it stands in a Status.
+func (a *ApplicationStatus) MarshalJSON() ([]byte, error) { return a.appendJSON(nil), nil }
+
+func (a *ApplicationStatus) appendJSON(b []byte) []byte {
+	b = append(b, `{"total_requests":`...)
+	b = strconv.AppendUint(b, a.TotalRequests, 10)
+	b = append(b, `,"errors":`...)
+	b = strconv.AppendUint(b, a.Errors, 10)
+	b = append(b, `,"active":`...)
+	b = strconv.AppendInt(b, a.Active, 10)
+	b = append(b, `,"instances":{`...)
+	for i, name := range sortedNames(a.Instances) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, name)
+		b = append(b, ':')
+		b = a.Instances[name].appendJSON(b)
+	}
+	return append(b, `}}`...)
+}
+
+// MarshalJSON writes the instance as it stands in a Status.
+func (in *InstanceStatus) MarshalJSON() ([]byte, error) { return in.appendJSON(nil), nil }
+
+func (in *InstanceStatus) appendJSON(b []byte) []byte {
+	b = append(b, `{"requests":`...)
+	b = strconv.AppendUint(b, in.Requests, 10)
+	b = append(b, `,"errors":`...)
+	b = strconv.AppendUint(b, in.Errors, 10)
+	b = append(b, `,"retries":`...)
+	b = strconv.AppendUint(b, in.Retries, 10)
+	b = append(b, `,"active":`...)
+	b = strconv.AppendInt(b, in.Active, 10)
+	b = append(b, `,"streams":`...)
+	b = strconv.AppendInt(b, in.Streams, 10)
+	b = append(b, `,"status":`...)
+	b = appendString(b, in.Status)
+	b = append(b, `,"state":`...)
+	b = appendString(b, string(in.State))
+	b = append(b, `,"latency_ms":{"p50":`...)
+	b = appendFloat(b, in.Latency.P50)
+	b = append(b, `,"p90":`...)
+	b = appendFloat(b, in.Latency.P90)
+	b = append(b, `,"p99":`...)
+	b = appendFloat(b, in.Latency.P99)
+	b = append(b, `},"first_byte_ms":{"p50":`...)
+	b = appendFloat(b, in.FirstByte.P50)
+	b = append(b, `,"p99":`...)
+	b = appendFloat(b, in.FirstByte.P99)
+	b = append(b, `},"bytes_in":`...)
+	b = strconv.AppendUint(b, in.BytesIn, 10)
+	b = append(b, `,"bytes_out":`...)
+	b = strconv.AppendUint(b, in.BytesOut, 10)
+	if in.LastError == nil {
+		b = append(b, `,"last_error":null`...)
+	} else {
+		b = append(b, `,"last_error":{"reason":`...)
+		b = appendString(b, in.LastError.Reason)
+		b = append(b, `,"time":`...)
+		b = appendTime(b, in.LastError.Time)
+		b = append(b, '}')
+	}
+	b = append(b, `,"since":`...)
+	b = appendTime(b, in.Since)
+	return append(b, '}')
+}
+
+func appendFloat(b []byte, f float64) []byte { return strconv.AppendFloat(b, f, 'f', -1, 64) }
+
+func appendTime(b []byte, t time.Time) []byte {
+	b = append(b, '"')
+	b = t.UTC().AppendFormat(b, "2006-01-02T15:04:05Z")
+	return append(b, '"')
+}
+
+// appendString takes the short way for declared names, which need no escape.
+func appendString(b []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			quoted, err := json.Marshal(s)
+			if err != nil {
+				return append(b, `""`...)
+			}
+			return append(b, quoted...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for n := range m {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
