@@ -46,6 +46,8 @@ const (
 	// chunkTarget is the size at which a new chunk is begun. Small, because a
 	// chunk is written whole when one of its series changes.
 	chunkTarget = 64 << 10
+	// chunkLimit is the size at which a chunk that has grown is divided.
+	chunkLimit = MaxChunkBytes * 3 / 4
 	// persistEvery is the shortest time between two rounds of writing, and
 	// persistMax the longest for a round of up to persistBytes: what a crash
 	// of every process at once can lose. Where more changes, rounds come
@@ -75,8 +77,10 @@ type chunk struct {
 
 // book holds the chunks; guarded by Hub.mu.
 type book struct {
-	nodes map[string][]*chunk
-	queue []*chunk // dirty ones, oldest first
+	target int // bytes at which a new chunk is begun
+	limit  int // bytes at which a chunk is divided
+	nodes  map[string][]*chunk
+	queue  []*chunk // dirty ones, oldest first
 }
 
 func (k *book) markDirty(c *chunk) {
@@ -90,7 +94,7 @@ func (k *book) markDirty(c *chunk) {
 func (k *book) place(s *share) {
 	list := k.nodes[s.node]
 	var c *chunk
-	if n := len(list); n > 0 && !list[n-1].broken && list[n-1].bytes < chunkTarget {
+	if n := len(list); n > 0 && !list[n-1].broken && list[n-1].bytes < k.target {
 		c = list[n-1]
 	} else {
 		c = k.add(s.node)
@@ -345,7 +349,7 @@ func (h *Hub) persistOne(ctx context.Context, fence Fence) (int, error) {
 func (h *Hub) encodeLocked(c *chunk) []pending {
 	c.dirty = false
 	p := h.encodeOne(c)
-	if len(p.value) <= MaxChunkBytes*3/4 || len(c.shares) < 2 {
+	if len(p.value) <= h.book.limit || len(c.shares) < 2 {
 		return []pending{p}
 	}
 	half := slices.Clone(c.shares[len(c.shares)/2:])

@@ -87,7 +87,7 @@ func NewHub(opts HubOptions) *Hub {
 	}
 	h := &Hub{
 		opts: opts, log: opts.Log.With().Str("component", "cluster").Logger(), now: opts.Now,
-		book:            book{nodes: make(map[string][]*chunk)},
+		book:            book{target: chunkTarget, limit: chunkLimit, nodes: make(map[string][]*chunk)},
 		ejecting:        make(map[*boot]bool),
 		live:            make(map[bootKey]bool),
 		views:           make(map[string]*view),

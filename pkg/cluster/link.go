@@ -73,7 +73,7 @@ type Link struct {
 	primary    *peer  // whose document is shown; nil: nobody's
 	primaryN   uint64 // id of the subscription with it; grows with every change of primary
 	doc        document
-	docAt      time.Time // when the primary last said anything, its whole document having come
+	docAt      time.Time     // when the primary last said anything, its whole document having come
 	peersDue   chan struct{} // size 1: the set of lb-admins may have changed
 }
 

@@ -125,7 +125,7 @@ type session struct {
 	ack    uint64
 	acked  uint64
 	resync bool
-	wants  bool // the status document
+	wants  bool   // the status document
 	wanted uint64 // id of the newest subscription
 }
 
@@ -277,9 +277,9 @@ func (s *session) pending() (messages []*pb.AdminMessage, wants bool, id uint64)
 // sentStatus is what of the document a proxy has.
 type sentStatus struct {
 	subscription uint64
-	started  bool
-	header   header
-	versions map[string]uint64
+	started      bool
+	header       header
+	versions     map[string]uint64
 }
 
 // update returns what a proxy does not have yet, and a channel that is closed
