@@ -1,0 +1,91 @@
+package store
+
+import (
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap/zapcore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/store/etcdlog"
+)
+
+// client makes an etcd client when it is first needed: with a user name,
+// making one talks to etcd already.
+type client struct {
+	make func() (*clientv3.Client, error)
+
+	mu     sync.Mutex // guards cli, closed; held while a client is made, at most the dial timeout
+	cli    *clientv3.Client
+	closed bool
+	owned  bool // we made cli and close it
+}
+
+// get returns the client. The error has kind lb.ErrUnavailable.
+func (c *client) get() (*clientv3.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, lb.Errorf(lb.ErrUnavailable, "the store is closed")
+	}
+	if c.cli == nil {
+		cli, err := c.make()
+		if err != nil {
+			return nil, unavailable("connect to etcd", err)
+		}
+		c.cli, c.owned = cli, true
+	}
+	return c.cli, nil
+}
+
+// discard throws the client away, so that the next get makes new connections.
+func (c *client) discard(cli *clientv3.Client) {
+	c.mu.Lock()
+	if c.cli != cli || !c.owned {
+		c.mu.Unlock()
+		return
+	}
+	c.cli = nil
+	c.mu.Unlock()
+	cli.Close()
+}
+
+func (c *client) close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.cli == nil || !c.owned {
+		return nil
+	}
+	err := c.cli.Close()
+	c.cli = nil
+	return err
+}
+
+func dial(opt Options) func() (*clientv3.Client, error) {
+	return func() (*clientv3.Client, error) {
+		return clientv3.New(clientv3.Config{
+			Endpoints:   opt.Endpoints,
+			TLS:         opt.TLS,
+			Username:    opt.Username,
+			Password:    opt.Password.Reveal(),
+			DialTimeout: opt.DialTimeout,
+			// etcd refuses more than one ping in 5 s (grpc-keepalive-min-time),
+			// and any ping while nothing is asked of it.
+			DialKeepAliveTime:    5 * time.Second,
+			DialKeepAliveTimeout: 3 * time.Second,
+			Logger:               etcdlog.New(opt.Log, zapcore.WarnLevel),
+			DialOptions: []grpc.DialOption{
+				// gRPC's own maximum of two minutes would keep us away long
+				// after etcd is back.
+				grpc.WithConnectParams(grpc.ConnectParams{
+					Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+					MinConnectTimeout: opt.DialTimeout,
+				}),
+			},
+		})
+	}
+}

@@ -1,0 +1,71 @@
+// Package etcdlog carries what etcd's client and server log with zap into
+// zerolog, so that one process has one log. It knows nothing of etcd itself.
+package etcdlog
+
+import (
+	"github.com/rs/zerolog"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// New returns a zap logger that writes to log. Lines below least are dropped
+// before they cost anything. A Fatal line panics instead of ending the
+// process: whether to exit is decided in a main, not in a library.
+func New(log zerolog.Logger, least zapcore.Level) *zap.Logger {
+	return zap.New(&core{log: log, least: least}, zap.WithFatalHook(zapcore.WriteThenPanic))
+}
+
+// core implements zapcore.Core. Immutable; With returns a changed copy.
+type core struct {
+	log    zerolog.Logger
+	least  zapcore.Level
+	fields []zapcore.Field
+}
+
+func (c *core) Enabled(l zapcore.Level) bool { return l >= c.least }
+
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
+	merged := make([]zapcore.Field, 0, len(c.fields)+len(fields))
+	merged = append(append(merged, c.fields...), fields...)
+	return &core{log: c.log, least: c.least, fields: merged}
+}
+
+func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	ev := c.log.WithLevel(level(e.Level))
+	if ev == nil {
+		return nil
+	}
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range c.fields {
+		f.AddTo(enc)
+	}
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	if e.LoggerName != "" {
+		ev = ev.Str("logger", e.LoggerName)
+	}
+	ev.Fields(enc.Fields).Msg(e.Message)
+	return nil
+}
+
+func (c *core) Sync() error { return nil }
+
+func level(l zapcore.Level) zerolog.Level {
+	switch {
+	case l <= zapcore.DebugLevel:
+		return zerolog.DebugLevel
+	case l == zapcore.InfoLevel:
+		return zerolog.InfoLevel
+	case l == zapcore.WarnLevel:
+		return zerolog.WarnLevel
+	}
+	return zerolog.ErrorLevel
+}
