@@ -1,6 +1,7 @@
 package route
 
 import (
+	"math/rand/v2"
 	"slices"
 
 	"difylb/pkg/lb"
@@ -22,6 +23,15 @@ func (c Condition) Usable(state lb.State) bool {
 // allocate, and user does not escape.
 func (a *App) Point(user string) ring.Point { return a.hasher.Point(user) }
 
+// RandomPoint returns a point for a request that belongs to no user: every
+// instance is as likely as its share of the ring.
+func (a *App) RandomPoint() ring.Point {
+	if a.Ring.Algorithm() == ring.XXHash {
+		return ring.Point(rand.Uint64())
+	}
+	return ring.Point(rand.Uint32())
+}
+
 // Choose returns the index of the instance that a request at p goes to: the
 // owner, or clockwise from it the next distinct instance that may take it and
 // is not among those tried already. -1 when there is none.
@@ -32,10 +42,11 @@ func (a *App) Point(user string) ring.Point { return a.hasher.Point(user) }
 // when everything fails trying costs nothing. What the operator drained or
 // disabled is never taken.
 //
-// It does not allocate. see is asked about each instance at most once a pass.
+// It does not allocate. see is asked in failover order, about no instance that
+// was tried, and no more once one is usable, so that it may count a turn.
 func (a *App) Choose(p ring.Point, tried []int, see func(i int) Condition) (index int, failOpen bool) {
 	index = a.Ring.OwnerIn(p, func(i int) bool {
-		return see(i).Usable(a.Instances[i].Decl.State) && !slices.Contains(tried, i)
+		return !slices.Contains(tried, i) && see(i).Usable(a.Instances[i].Decl.State)
 	})
 	if index >= 0 {
 		return index, false
@@ -45,11 +56,11 @@ func (a *App) Choose(p ring.Point, tried []int, see func(i int) Condition) (inde
 	}
 	for pass := range 3 {
 		index = a.Ring.OwnerIn(p, func(i int) bool {
+			if a.Instances[i].Decl.State != lb.Active || slices.Contains(tried, i) {
+				return false
+			}
 			c := see(i)
-			return a.Instances[i].Decl.State == lb.Active &&
-				(pass > 0 || c.Health != lb.TokenRejected) &&
-				(pass > 1 || !c.Ejected) &&
-				!slices.Contains(tried, i)
+			return (pass > 0 || c.Health != lb.TokenRejected) && (pass > 1 || !c.Ejected)
 		})
 		if index >= 0 {
 			return index, true

@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/limit"
+)
+
+// finish accounts for the call, once, whatever became of it. It runs also when
+// relay breaks the connection off by a panic.
+func (x *exchange) finish() {
+	if x.body != nil && x.bytesIn == 0 {
+		x.bytesIn = x.body.bytesRead()
+		if n := len(x.tried); n > 0 {
+			x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)
+		}
+	}
+	if x.app != nil {
+		x.app.state.stats.End(x.shard, x.reason)
+	} else if !local(x.path) {
+		x.p.opts.Registry.Unrouted(x.shard, x.reason)
+	}
+	if x.p.opts.AccessLog != nil {
+		x.p.opts.AccessLog.write(&x.call, time.Now())
+	}
+}
+
+func local(path string) bool { return path == "/health" || path == "/status" }
+
+// userHash stands for a user where he must not be named.
+func (p *Proxy) userHash(user string) string {
+	if user == "" {
+		return ""
+	}
+	h := sha256.New()
+	if p.opts.UserHashKey != nil {
+		h.Write([]byte(p.opts.UserHashKey().Reveal()))
+	}
+	h.Write([]byte{0})
+	h.Write([]byte(user))
+	var sum [sha256.Size]byte
+	return hex.EncodeToString(h.Sum(sum[:0])[:8])
+}
+
+// sharedRate is this proxy's part of a limit that n proxies share.
+func sharedRate(r *lb.Rate, n int64) limit.Rate {
+	return limit.Rate{PerSecond: r.PerSecond / float64(n), Burst: max(1, r.Burst/int(n))}
+}

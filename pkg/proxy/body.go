@@ -1,0 +1,251 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/userid"
+)
+
+// memoryBound is how much of a body is kept in memory: all of it while it is
+// scanned for the user id (what goes beyond is spooled to a file), and as much
+// as is needed to send it a second time when the first instance fails.
+const memoryBound = 64 << 10
+
+// body is a client's request body. It hands out readers that begin at the
+// first byte, one at a time, for as long as all that was read is still kept.
+type body struct {
+	src      io.Reader
+	declared int64 // Content-Length, -1 when chunked
+	limit    int64
+	dir      string
+	deadline func(time.Time) // sets the read deadline of the connection
+	timeout  time.Duration
+
+	mu   sync.Mutex // guards all below; held over a read of src: one reader at a time
+	mem  []byte     // the first bytes
+	file *os.File   // those after mem; unlinked
+	kept int64      // how many bytes mem and file hold
+	read int64      // how many have come from src
+	eof  bool
+	err  *bodyError // why src can't be read further
+}
+
+// bodyError is a fault of the client's body.
+type bodyError struct {
+	reason  lb.Reason
+	message string
+}
+
+func (e *bodyError) Error() string { return e.message }
+
+func (b *body) tooLarge() *bodyError {
+	return &bodyError{lb.ReasonTooLarge, fmt.Sprintf("the request body is larger than %s", lb.Size(b.limit))}
+}
+
+// checkDeclared refuses a body by its Content-Length, before a byte is read.
+func (b *body) checkDeclared() error {
+	if b.declared > b.limit {
+		return b.tooLarge()
+	}
+	return nil
+}
+
+// fill reads from the client into p. Callers hold mu.
+func (b *body) fill(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.eof {
+		return 0, io.EOF
+	}
+	b.deadline(time.Now().Add(b.timeout))
+	n, err := b.src.Read(p)
+	b.read += int64(n)
+	switch {
+	case b.read > b.limit:
+		b.err = b.tooLarge()
+		return 0, b.err
+	case err == io.EOF:
+		b.eof = true
+		// The deadline must not end the wait for the answer.
+		b.deadline(time.Time{})
+	case err != nil:
+		b.err = readFault(err)
+		err = b.err
+	}
+	return n, err
+}
+
+func readFault(err error) *bodyError {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &bodyError{lb.ReasonRequestTimeout, "the request body came too slowly"}
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &bodyError{lb.ReasonBadRequest, "the request body ended before its declared length"}
+	case errors.As(err, &tooLarge):
+		return &bodyError{lb.ReasonTooLarge, "the request body is too large"}
+	}
+	return &bodyError{lb.ReasonBadRequest, "the request body can't be read: it is malformed or the connection broke"}
+}
+
+// scan reads as far as the scanner needs to decide, keeping everything.
+func (b *body) scan(s *userid.Scanner) (userid.Verdict, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.declared > 0 && b.declared <= memoryBound {
+		b.mem = make([]byte, 0, b.declared)
+	}
+	buf := getBuffer()
+	defer putBuffer(buf)
+	for {
+		n, err := b.fill(*buf)
+		if n > 0 {
+			if kerr := b.keep((*buf)[:n]); kerr != nil {
+				return userid.More, kerr
+			}
+			verdict, serr := s.Write((*buf)[:n])
+			if serr != nil || verdict != userid.More {
+				return verdict, serr
+			}
+		}
+		if err == io.EOF {
+			return s.Finish()
+		}
+		if err != nil {
+			return userid.More, err
+		}
+	}
+}
+
+// keep appends to what is kept, in memory up to the bound, in a file beyond.
+func (b *body) keep(p []byte) error {
+	if b.file == nil && len(b.mem)+len(p) <= memoryBound {
+		b.mem = append(b.mem, p...)
+		b.kept += int64(len(p))
+		return nil
+	}
+	if b.file == nil {
+		f, err := os.CreateTemp(b.dir, "difylb-body-")
+		if err != nil {
+			return fmt.Errorf("spool request body: %w", err)
+		}
+		os.Remove(f.Name()) // lives on while it is open, vanishes with the process
+		b.file = f
+	}
+	n, err := b.file.Write(p)
+	b.kept += int64(n)
+	if err != nil {
+		return fmt.Errorf("spool request body: %w", err)
+	}
+	return nil
+}
+
+// replayable reports whether a reader may begin again.
+func (b *body) replayable() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kept == b.read && b.err == nil
+}
+
+// fault returns why the client's body can't be read, nil while it can.
+func (b *body) fault() *bodyError {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// bytesRead returns how much has come from the client.
+func (b *body) bytesRead() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.read
+}
+
+// length returns the body's length if it is known, else -1.
+func (b *body) length() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.declared >= 0 {
+		return b.declared
+	}
+	if b.eof && b.err == nil {
+		return b.read
+	}
+	return -1
+}
+
+// close lets go of the file.
+func (b *body) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.file != nil {
+		b.file.Close()
+		b.file = nil
+		b.kept = -1 // nobody may begin again
+	}
+}
+
+// reader returns a reader from the first byte on. Only for a replayable body,
+// and only after the previous reader was closed.
+func (b *body) reader() *bodyReader { return &bodyReader{b: b} }
+
+// bodyReader is one pass over a body. Read and Close may be called from
+// different goroutines, as http.Transport does.
+type bodyReader struct {
+	b      *body
+	off    int64
+	closed bool // guarded by b.mu
+}
+
+var errReaderClosed = errors.New("request body reader is closed")
+
+func (r *bodyReader) Read(p []byte) (int, error) {
+	b := r.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case r.closed:
+		return 0, errReaderClosed
+	case len(p) == 0:
+		return 0, nil
+	case r.off < int64(len(b.mem)):
+		n := copy(p, b.mem[r.off:])
+		r.off += int64(n)
+		return n, nil
+	case b.file != nil && r.off < b.kept:
+		n, err := b.file.ReadAt(p[:min(int64(len(p)), b.kept-r.off)], r.off-int64(len(b.mem)))
+		r.off += int64(n)
+		if n > 0 {
+			err = nil
+		}
+		return n, err
+	}
+	n, err := b.fill(p)
+	// What comes now is kept as well while it is little and nothing was let go.
+	if n > 0 && b.kept == b.read-int64(n) && b.file == nil && b.read <= memoryBound {
+		b.mem = append(b.mem, p[:n]...)
+		b.kept = b.read
+	}
+	r.off += int64(n)
+	return n, err
+}
+
+func (r *bodyReader) Close() error {
+	r.b.mu.Lock()
+	defer r.b.mu.Unlock()
+	r.closed = true
+	return nil
+}
+
+var bufferPool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+func getBuffer() *[]byte  { return bufferPool.Get().(*[]byte) }
+func putBuffer(b *[]byte) { bufferPool.Put(b) }

@@ -1,0 +1,281 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"difylb/pkg/dify"
+	"difylb/pkg/lb"
+	"difylb/pkg/ring"
+	"difylb/pkg/userid"
+)
+
+// call is one request on its way: what was decided about it, and what will be
+// accounted. It decides and does no I/O, so that every engine which reads and
+// writes sockets can drive it. Owned by the request's goroutine.
+type call struct {
+	p     *Proxy
+	v     *view
+	shard uint32 // of the counters
+	start time.Time
+
+	id     string // X-Request-ID
+	method string
+	path   string // as sent, without the query
+	query  string // raw
+	client netip.Addr
+	proto  string // "http" or "https", as the client spoke
+	kind   dify.Call
+
+	app    *appView
+	token  *lb.UserToken
+	user   string
+	source userid.Source
+	point  ring.Point
+
+	tried    []int
+	triedBuf [4]int
+	attempts int
+
+	// For the account.
+	instance  string
+	status    int
+	reason    lb.Reason
+	bytesIn   int64
+	bytesOut  int64
+	firstByte time.Duration // from start; 0 none
+	events    uint64        // of a stream
+	upgraded  bool
+}
+
+// refusal is an answer that the proxy makes itself.
+type refusal struct {
+	reason     lb.Reason
+	message    string
+	retryAfter time.Duration // 0: no Retry-After
+	close      bool          // the connection can't be used further
+}
+
+func refuse(reason lb.Reason, message string) *refusal {
+	return &refusal{reason: reason, message: message}
+}
+
+// checkTarget refuses paths that mean one thing here and another to an
+// instance: after decoding, a segment "." or ".." could leave /v1/.
+func checkTarget(path string) *refusal {
+	for i := range len(path) {
+		if c := path[i]; c <= ' ' || c >= 0x7f || c == '\\' {
+			return refuse(lb.ReasonBadRequest, "the request target holds a byte that must be percent-encoded")
+		}
+	}
+	if !strings.Contains(path, "/.") && !strings.Contains(path, "%") {
+		return nil
+	}
+	for seg := range strings.SplitSeq(path, "/") {
+		if dots := decodeDots(seg); dots == "." || dots == ".." {
+			return refuse(lb.ReasonBadRequest, "the request target holds a dot segment; send the path without it")
+		}
+	}
+	return nil
+}
+
+// decodeDots decodes %2e and nothing else.
+func decodeDots(seg string) string {
+	if len(seg) > 6 {
+		return ""
+	}
+	return strings.NewReplacer("%2e", ".", "%2E", ".").Replace(seg)
+}
+
+// admitAddress asks the limit per client address.
+func (c *call) admitAddress() *refusal {
+	r := c.v.table.Settings.RateLimit.PerIP
+	if r == nil || !c.client.IsValid() {
+		return nil
+	}
+	// Every proxy sees its own part of an address's requests.
+	key := c.client.As16()
+	if c.client.Is6() && !c.client.Is4In6() {
+		clear(key[8:]) // one subscriber has a whole /64
+	}
+	if ok, after := c.p.ips.Allow(string(key[:]), sharedRate(r, c.p.share.Load()), c.start); !ok {
+		return &refusal{reason: lb.ReasonRateLimited, message: "too many requests from this address", retryAfter: after}
+	}
+	return nil
+}
+
+// authorize finds the application. All values of the Authorization header are given.
+func (c *call) authorize(values []string) *refusal {
+	const hint = "; send Authorization: Bearer <user token>"
+	switch len(values) {
+	case 0:
+		return refuse(lb.ReasonUnauthorized, "the Authorization header is missing"+hint)
+	case 1:
+	default:
+		return refuse(lb.ReasonUnauthorized, "the Authorization header is repeated"+hint)
+	}
+	token, ok := bearer(values[0])
+	if !ok {
+		return refuse(lb.ReasonUnauthorized, "the Authorization header is malformed"+hint)
+	}
+	app, userToken := c.v.table.ByToken(lb.Secret(token).Hash())
+	if app == nil {
+		return refuse(lb.ReasonUnauthorized, "the user token is not valid")
+	}
+	c.app, c.token = c.v.apps[app.Slot], userToken
+	c.app.state.stats.Begin(c.shard)
+	return nil
+}
+
+// bearer takes the token out of "Bearer <token>" (RFC 9110 section 11.4: the
+// scheme is case-insensitive, one or more spaces follow it).
+func bearer(value string) (string, bool) {
+	const scheme = "bearer "
+	if len(value) <= len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return "", false
+	}
+	token := strings.Trim(value[len(scheme):], " ")
+	if token == "" || len(token) > lb.MaxTokenBytes || strings.ContainsAny(token, " ,\t") {
+		return "", false
+	}
+	return token, true
+}
+
+// maxBody returns the bound of this application's bodies.
+func (c *call) maxBody() int64 {
+	if n := c.app.app.Decl.MaxBody; n > 0 {
+		return int64(n)
+	}
+	return int64(c.p.opts.MaxBody)
+}
+
+// setUser places the call by its user id, "" for none.
+func (c *call) setUser(user string, source userid.Source) *refusal {
+	if len(user) > userid.MaxLength {
+		return refuse(lb.ReasonBadRequest, "the user id is too long")
+	}
+	c.user, c.source = user, source
+	if user != "" {
+		c.point = c.app.app.Point(user)
+		return nil
+	}
+	switch missing := c.app.app.Decl.MissingUser; {
+	case missing == lb.MissingUserSpread:
+	case missing == lb.MissingUserAuto && c.kind.Known && !c.kind.NeedsUser:
+	default:
+		return refuse(lb.ReasonUserIDRequired, "a user id is required: header X-User-ID, query or cookie user_id, or the field user of the body")
+	}
+	c.point = c.app.app.RandomPoint()
+	return nil
+}
+
+// admitUser asks the limits per user and per application, the narrow one
+// first, so that what it refuses costs the others nothing.
+func (c *call) admitUser() *refusal {
+	st, limits, share := c.app.state, c.app.app.Decl.RateLimit, c.p.share.Load()
+	if limits.PerUser != nil && c.user != "" {
+		if ok, after := st.users.Allow(c.user, sharedRate(limits.PerUser, share), c.start); !ok {
+			return &refusal{reason: lb.ReasonRateLimited, message: "too many requests of this user", retryAfter: after}
+		}
+	}
+	if limits.PerApp != nil {
+		if ok, after := st.bucket.Allow(sharedRate(limits.PerApp, share), c.start); !ok {
+			return &refusal{reason: lb.ReasonRateLimited, message: "too many requests for this application", retryAfter: after}
+		}
+	}
+	return nil
+}
+
+// choose returns the index of the instance for the next attempt, -1 when no
+// further one may take the call.
+func (c *call) choose(now time.Time) int {
+	i, failOpen := c.app.app.Choose(c.point, c.tried, func(i int) condition {
+		return c.app.instances[i].condition(now, c.app.app.Instances[i].Decl.FailTimeout.D())
+	})
+	if failOpen {
+		c.p.failOpen.Add(1)
+	}
+	return i
+}
+
+// try notes that an attempt on instance i begins.
+func (c *call) try(i int) {
+	if c.tried == nil {
+		c.tried = c.triedBuf[:0]
+	}
+	c.tried = append(c.tried, i)
+	c.attempts++
+	c.instance = c.app.app.Instances[i].Decl.Name
+}
+
+// mayRetry is the retry policy: whether another instance may be tried after an
+// attempt that ended for that reason before a byte of its answer went to the
+// client. Whether there is one, and whether the body can be sent again, is for
+// others to say.
+func (c *call) mayRetry(reason lb.Reason, status int, now time.Time) bool {
+	r := &c.app.app.Decl.Retry
+	if c.attempts > r.Attempts || now.Sub(c.start) >= r.Timeout.D() {
+		return false
+	}
+	switch reason {
+	case lb.ReasonConnectFailed, lb.ReasonBusy, lb.ReasonTokenRejected:
+		return true // nothing was started
+	case lb.ReasonUpstreamBroke, lb.ReasonUpstreamInvalid, lb.ReasonUpstreamTimeout:
+		return r.NonIdempotent || idempotent(c.method)
+	case lb.ReasonUpstreamError:
+		return (r.NonIdempotent || idempotent(c.method)) && gatewayStatus(status)
+	}
+	return false
+}
+
+// idempotent reports the methods of RFC 9110 section 9.2.2.
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+		return true
+	}
+	return false
+}
+
+// gatewayStatus reports statuses that say "not me, not now" rather than "your
+// request broke me".
+func gatewayStatus(status int) bool { return status >= 502 && status <= 504 }
+
+// judge classifies an instance's answer by its head. Bodies may say more later.
+func judge(status int) lb.Reason {
+	switch {
+	case status == 401:
+		// The instance was sent its own token. A 403 may be about this request
+		// alone (a file of another application); it is passed on.
+		return lb.ReasonTokenRejected
+	case status >= 500:
+		return lb.ReasonUpstreamError
+	}
+	return lb.ReasonOK
+}
+
+// observe feeds passive health with the end of an attempt on instance i.
+func (c *call) observe(i int, reason lb.Reason, status int, now time.Time) {
+	in, decl := c.app.instances[i], c.app.app.Instances[i].Decl
+	switch reason {
+	case lb.ReasonConnectFailed, lb.ReasonUpstreamBroke, lb.ReasonUpstreamInvalid, lb.ReasonUpstreamTimeout, lb.ReasonTokenRejected:
+	case lb.ReasonUpstreamError:
+		if !gatewayStatus(status) {
+			return // a 500 may be this request's own fault
+		}
+	case lb.ReasonOK:
+		in.passive.Success(now)
+		return
+	default:
+		return
+	}
+	if !in.passive.Fail(now, decl.MaxFails, decl.FailTimeout.D()) {
+		return
+	}
+	c.p.log.Warn().Str("app", c.app.app.Decl.Name).Str("instance", decl.Name).Stringer("reason", reason).
+		Dur("for", decl.FailTimeout.D()).Msg("instance ejected")
+	if c.p.opts.OnEject != nil {
+		c.p.opts.OnEject(c.app.app.Decl.Name, decl.Name, in.passive.EjectedUntil(now))
+	}
+}

@@ -1,0 +1,218 @@
+// Package proxy is the request path: it identifies who asks, places the
+// request on an instance, relays both bodies as they come, tries the next
+// instance where that is safe, and accounts for every request once. It routes
+// by the Table that it is given and refuses to know where that comes from, how
+// instances are probed, and how figures travel.
+//
+// The life of one request, and where to read it:
+//
+//	server.go    accept, limits of connections, shutdown
+//	handler.go   local answers, and the steps of a routed request in order
+//	identify.go  user token → application, then the user id
+//	place.go     rate limits, the instance, the next one after a failure
+//	body.go      the client's body: scanned, kept as far as needed, replayed
+//	upstream.go  one attempt on one instance
+//	relay.go     the answer on its way back, upgrades
+//	headers.go   what is rewritten in both heads
+//	account.go   counters, passive health and the access log
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/limit"
+	"difylb/pkg/route"
+	"difylb/pkg/stats"
+)
+
+// Options of a Proxy. Fields without a remark must be set.
+type Options struct {
+	NodeID   string
+	Registry *stats.Registry
+	Log      zerolog.Logger
+	// AccessLog takes one line per request; nil: none.
+	AccessLog *AccessLog
+	// Status returns the cluster's Status document as JSON, for GET /status.
+	Status func() []byte
+	// StatusAllow says who may ask for it, by address; nil: nobody.
+	StatusAllow func(netip.Addr) bool
+	// TrustedProxy says whose X-Forwarded-… headers are kept; nil: nobody's.
+	TrustedProxy func(netip.Addr) bool
+	// MaxBody bounds request bodies of applications that set no bound of their own.
+	MaxBody lb.Size
+	// DebugHeaders adds X-Dify-Instance and X-LB-Node to answers, and what the
+	// OpenResty balancer told instances to upstream requests.
+	DebugHeaders bool
+	// SpoolDir holds bodies that must be read to their end before their user
+	// id is known and that are too large for memory; "" is the system's
+	// directory for temporary files.
+	SpoolDir string
+	// UserHashKey keys the hash that stands for users in the access log, so
+	// that it can't be computed by who has only the log. May be empty.
+	UserHashKey func() lb.Secret
+	// OnEject is told when live traffic ejects an instance. It must not block. May be nil.
+	OnEject func(app, instance string, until time.Time)
+	// Limits of what clients may send; zero fields take the defaults.
+	Limits Limits
+}
+
+// Limits of clients. The zero value of a field is its default.
+type Limits struct {
+	MaxConnections int           // open at once; further ones wait [65536]
+	RequestLine    int           // bytes [16 KiB]
+	Head           int           // bytes [64 KiB]
+	Fields         int           // header fields [128]
+	HeadTimeout    time.Duration // for a whole head [30s]
+	BodyTimeout    time.Duration // between two bytes of a body [60s]
+	IdleTimeout    time.Duration // of a kept connection [75s]
+	WriteTimeout   time.Duration // a client that takes nothing of its answer for so long is gone [60s]
+	IPKeys         int           // addresses that per_ip limits remember [65536]
+	UserKeys       int           // users that per_user limits remember, per application [65536]
+}
+
+func (l *Limits) setDefaults() {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	defTime := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&l.MaxConnections, 65536)
+	def(&l.RequestLine, 16<<10)
+	def(&l.Head, 64<<10)
+	def(&l.Fields, 128)
+	def(&l.IPKeys, 65536)
+	def(&l.UserKeys, 65536)
+	defTime(&l.HeadTimeout, 30*time.Second)
+	defTime(&l.BodyTimeout, 60*time.Second)
+	defTime(&l.IdleTimeout, 75*time.Second)
+	defTime(&l.WriteTimeout, 60*time.Second)
+}
+
+// Proxy routes and relays. Make one with New, give it a Table, then Serve.
+type Proxy struct {
+	opts Options
+	log  zerolog.Logger
+
+	view     atomic.Pointer[view] // nil before the first SetTable
+	ips      *limit.Buckets
+	tasks    *taskMemory
+	draining atomic.Bool
+
+	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
+	connections atomic.Int64  // open client connections
+
+	share atomic.Int64 // how many proxies share the cluster's limits, from 1
+
+	mu     sync.Mutex // guards states and health; held by SetTable and its kin only
+	states map[string]*appState
+	health map[string]map[string]lb.Verdict
+}
+
+// New returns a Proxy that answers 503 to everything until SetTable.
+func New(opts Options) *Proxy {
+	opts.Limits.setDefaults()
+	if opts.MaxBody == 0 {
+		opts.MaxBody = 100 << 20
+	}
+	deny := func(netip.Addr) bool { return false }
+	if opts.StatusAllow == nil {
+		opts.StatusAllow = deny
+	}
+	if opts.TrustedProxy == nil {
+		opts.TrustedProxy = deny
+	}
+	p := &Proxy{
+		opts: opts, log: opts.Log.With().Str("component", "proxy").Logger(),
+		ips:    limit.NewBuckets(opts.Limits.IPKeys),
+		tasks:  newTaskMemory(),
+		states: make(map[string]*appState),
+	}
+	p.share.Store(1)
+	return p
+}
+
+// SetTable puts a Table in force. Requests under way keep the one that they
+// began with. It may be called at any time, and blocks for as long as building
+// the view takes; requests never wait for it.
+func (p *Proxy) SetTable(t *route.Table) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.view.Store(p.newView(t))
+}
+
+// SetHealth takes the probers' verdicts, by application and instance; what is
+// missing is unknown.
+func (p *Proxy) SetHealth(health map[string]map[string]lb.Verdict) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.health = health
+	for name, st := range p.states {
+		st.setHealth(health[name])
+	}
+}
+
+// SetProxies tells how many proxies share the cluster's limits, this one
+// included: each takes its share.
+func (p *Proxy) SetProxies(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n = max(n, 1)
+	if p.share.Swap(int64(n)) == int64(n) {
+		return
+	}
+	for _, st := range p.states {
+		st.setShare(n)
+	}
+}
+
+// Table returns the Table in force, nil before the first.
+func (p *Proxy) Table() *route.Table {
+	if v := p.view.Load(); v != nil {
+		return v.table
+	}
+	return nil
+}
+
+// FailOpen returns how many requests went to instances that were not usable,
+// because none was.
+func (p *Proxy) FailOpen() uint64 { return p.failOpen.Load() }
+
+// Connections returns the number of open client connections.
+func (p *Proxy) Connections() int64 { return p.connections.Load() }
+
+// Ejection is an instance that live traffic has thrown out.
+type Ejection struct {
+	App, Instance string
+	Until         time.Time
+}
+
+// Ejections lists the instances that are ejected now.
+func (p *Proxy) Ejections(now time.Time) []Ejection {
+	v := p.view.Load()
+	if v == nil {
+		return nil
+	}
+	var out []Ejection
+	for _, a := range v.apps {
+		if a == nil {
+			continue
+		}
+		for i, in := range a.instances {
+			if in.passive.Ejected(now) {
+				out = append(out, Ejection{a.app.Decl.Name, a.app.Instances[i].Decl.Name, in.passive.EjectedUntil(now)})
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"sync/atomic"
+	"time"
+
+	"difylb/pkg/health"
+	"difylb/pkg/lb"
+	"difylb/pkg/limit"
+	"difylb/pkg/route"
+	"difylb/pkg/stats"
+)
+
+// view is a Table with the run-time state of its applications beside it. It is
+// immutable; what it points to lives on from view to view.
+type view struct {
+	table *route.Table
+	apps  []*appView // by slot
+}
+
+// appView joins one compiled application with its state. Shared by views for
+// as long as the application does not change.
+type appView struct {
+	app       *route.App
+	state     *appState
+	instances []*instanceState // in declared order
+}
+
+// appState is what outlives changes of an application's declaration.
+type appState struct {
+	stats     *stats.App
+	bucket    limit.Bucket   // per_app
+	users     *limit.Buckets // per_user
+	instances map[string]*instanceState
+	decl      *lb.Application // newest; guarded by Proxy.mu
+}
+
+// instanceState is what outlives changes of an instance's declaration.
+type instanceState struct {
+	stats    *stats.Instance
+	health   atomic.Pointer[lb.Health]
+	passive  health.Passive
+	gate     *limit.Gate
+	upstream *upstream // replaced with the address; guarded by Proxy.mu, views hold their own
+	decl     *lb.Instance
+}
+
+func (p *Proxy) newView(t *route.Table) *view {
+	old := p.view.Load()
+	v := &view{table: t, apps: make([]*appView, len(t.Slots()))}
+	for slot, app := range t.Slots() {
+		if app == nil {
+			continue
+		}
+		if old != nil && slot < len(old.apps) && old.apps[slot] != nil && old.apps[slot].app == app {
+			v.apps[slot] = old.apps[slot]
+			continue
+		}
+		v.apps[slot] = p.newAppView(app)
+	}
+	if old != nil && len(p.states) > len(t.Apps()) {
+		for name, st := range p.states {
+			if t.App(name) == nil {
+				delete(p.states, name)
+				st.retire()
+			}
+		}
+	}
+	return v
+}
+
+func (p *Proxy) newAppView(app *route.App) *appView {
+	name := app.Decl.Name
+	st := p.states[name]
+	if st == nil {
+		st = &appState{
+			stats:     p.opts.Registry.App(name),
+			users:     limit.NewBuckets(p.opts.Limits.UserKeys),
+			instances: make(map[string]*instanceState),
+		}
+		p.states[name] = st
+	}
+	st.decl = app.Decl
+	av := &appView{app: app, state: st, instances: make([]*instanceState, len(app.Instances))}
+	for i := range app.Instances {
+		av.instances[i] = st.instance(&app.Instances[i])
+	}
+	for name, in := range st.instances {
+		if app.Index(name) < 0 {
+			delete(st.instances, name)
+			in.upstream.retire()
+		}
+	}
+	st.setHealth(p.health[name])
+	st.setShare(int(p.share.Load()))
+	return av
+}
+
+// instance returns the state for a declaration. One whose address changed gets
+// a state of its own pool, which the old view does not see: requests under way
+// finish on the old one.
+func (st *appState) instance(in *route.Instance) *instanceState {
+	old := st.instances[in.Decl.Name]
+	switch {
+	case old == nil:
+		old = &instanceState{stats: st.stats.Instance(in.Decl.Name), gate: limit.NewGate()}
+		old.upstream = newUpstream(in)
+	case !old.upstream.serves(in):
+		fresh := &instanceState{stats: old.stats, gate: old.gate, upstream: newUpstream(in)}
+		old.upstream.retire()
+		old = fresh
+	case old.decl.Token != in.Decl.Token:
+		old.passive.Reset() // it was perhaps ejected for its token
+	}
+	old.decl = in.Decl
+	st.instances[in.Decl.Name] = old
+	return old
+}
+
+func (st *appState) setHealth(verdicts map[string]lb.Verdict) {
+	for name, in := range st.instances {
+		h := lb.HealthUnknown
+		if v, ok := verdicts[name]; ok {
+			h = v.Health
+		}
+		in.health.Store(&h)
+	}
+}
+
+// setShare divides what the declaration allows the cluster among n proxies.
+func (st *appState) setShare(n int) {
+	for _, in := range st.instances {
+		limit := in.decl.MaxInFlight
+		if limit > 0 {
+			limit = max(1, (limit+n-1)/n)
+		}
+		in.gate.SetQueue(st.decl.Queue.Size)
+		in.gate.SetLimit(limit)
+	}
+}
+
+func (st *appState) retire() {
+	for _, in := range st.instances {
+		in.upstream.retire()
+	}
+}
+
+// condition tells what is known of an instance now. An instance on trial after
+// an ejection counts as ejected but for one request at a time.
+func (in *instanceState) condition(now time.Time, failTimeout time.Duration) route.Condition {
+	return route.Condition{Health: *in.health.Load(), Ejected: !in.passive.Admit(now, failTimeout)}
+}
