@@ -66,6 +66,9 @@ func (e *ProblemError) Error() string {
 
 // Unwrap returns the kind, or nil for a status that means none.
 func (e *ProblemError) Unwrap() error {
+	if e.Type == typePrefix+"changed" {
+		return lb.ErrConflict // also as 409, where the write itself named no revision
+	}
 	switch e.Status {
 	case http.StatusNotFound:
 		return lb.ErrNotFound
@@ -462,11 +465,14 @@ func object[T any](ctx context.Context, c *Client, method, path string, body any
 
 // do sends a request and returns an answer of status 2xx; everything else is an error.
 func (c *Client) do(ctx context.Context, method, path string, body any, opts ...CallOption) (*http.Response, error) {
+	if path != "/health" && path != "/readyz" { // those two are asked without a token, too
+		path = Base + path
+	}
 	data, kind, err := encode(body)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base.String()+Base+path, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(ctx, method, c.base.String()+path, bytes.NewReader(data))
 	if err != nil {
 		return nil, lb.Errorf(lb.ErrInvalid, "%s %s: not a request", method, c.base.Redacted())
 	}

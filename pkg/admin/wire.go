@@ -5,7 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
+	"difylb/pkg/route"
 )
 
 // Application is an application as the API answers it: the declaration with
@@ -112,6 +114,10 @@ type Change struct {
 	App    string `json:"app,omitempty"`  // the application, empty for settings
 	Name   string `json:"name,omitempty"` // the instance's name or the token's id
 	Action string `json:"action"`         // created, changed or deleted
+	// Before and After are the object without its secrets: in dry runs and in
+	// single entries of the history, and where it existed.
+	Before json.RawMessage `json:"before,omitempty"`
+	After  json.RawMessage `json:"after,omitempty"`
 }
 
 // ApplyResult answers apply and rollback.
@@ -138,34 +144,15 @@ type ApplyResult struct {
 
 // InForce says which proxies have a revision.
 type InForce struct {
-	All     bool     `json:"all"`     // every live proxy has it; true also when there is none
-	Nodes   []string `json:"nodes"`   // those that have it
-	Waiting []string `json:"waiting"` // those that had not when the time was over
-	Refused []string `json:"refused"` // those that refused it, with their reason
+	All     bool              `json:"all"`     // every live proxy has it; true also when there is none
+	Lagging []cluster.Lagging `json:"lagging"` // those that had not when the time was over
 }
 
 // Node is one lb-proxy or lb-admin.
-type Node struct {
-	ID      string    `json:"id"`
-	Role    lb.Role   `json:"role"`
-	Version string    `json:"version"`
-	Address string    `json:"address"`
-	BootID  string    `json:"boot_id"`
-	Started time.Time `json:"started"`
-	// UptimeSeconds since Started.
-	UptimeSeconds float64 `json:"uptime_seconds"`
-	// Connected: the node's link to this lb-admin stands. An lb-admin is
-	// connected while its lease lives.
-	Connected bool `json:"connected"`
-	// Revision is the configuration revision in force; 0 when not known.
-	Revision int64 `json:"revision"`
-	// Lag is how many revisions that is behind the store's.
-	Lag int64 `json:"lag"`
-	// Checksum of the rings in force; proxies of one revision agree on it.
-	Checksum string `json:"checksum,omitempty"`
-	// Refused is why the node did not take the newest configuration.
-	Refused string `json:"refused,omitempty"`
-}
+type Node = cluster.NodeStatus
+
+// Status is the document of the whole cluster.
+type Status = cluster.Status
 
 // HistoryEntry is one change of the configuration.
 type HistoryEntry struct {
@@ -175,7 +162,10 @@ type HistoryEntry struct {
 	From     string    `json:"from"` // remote address
 	Action   string    `json:"action"`
 	Note     string    `json:"note,omitempty"`
-	Changes  []Change  `json:"changes,omitempty"`
+	// Count is the number of objects changed. Changes lists them; of a large
+	// change only a single entry does.
+	Count   int      `json:"count"`
+	Changes []Change `json:"changes"`
 }
 
 // Health answers /health and /readyz.
@@ -255,22 +245,4 @@ type Problem struct {
 const Base = "/api/v1"
 
 // Explanation says where a user goes, and why.
-type Explanation struct {
-	App       string `json:"app"`
-	User      string `json:"user"`
-	Algorithm string `json:"algorithm"`
-	Hash      string `json:"hash"`
-	Owner     string `json:"owner"`
-	Chosen    string `json:"chosen"`
-	FailOpen  bool   `json:"fail_open"`
-	Order     []Step `json:"order"`
-	Revision  int64  `json:"revision"`
-}
-
-// Step is one instance of the failover order.
-type Step struct {
-	Instance string `json:"instance"`
-	Status   string `json:"status"`
-	Usable   bool   `json:"usable"`
-	Why      string `json:"why"`
-}
+type Explanation = route.Explanation

@@ -1,0 +1,301 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/document"
+	"difylb/pkg/lb"
+	"difylb/pkg/route"
+	"difylb/pkg/store"
+)
+
+// application of a document: what is to become of the configuration.
+type application struct {
+	doc    *lb.Document
+	faults lb.Faults // of reading it
+	prune  bool
+	dryRun bool
+	wait   time.Duration
+	action string
+	note   string
+}
+
+func (s *Server) apply(w http.ResponseWriter, r *http.Request, q *query) error {
+	a := application{prune: q.flag("prune"), dryRun: q.flag("dry_run"), wait: q.wait(), action: "apply"}
+	if err := q.err(); err != nil {
+		return err
+	}
+	data, err := readBody(w, r, maxApplyBytes, bodyTypes...)
+	if err != nil {
+		return err
+	}
+	a.doc, err = document.Parse(data)
+	errors.As(err, &a.faults)
+	if unreadable(a.faults) || a.doc == nil {
+		return declarationFaults(a.faults)
+	}
+	return s.carryOut(w, r, a)
+}
+
+func (s *Server) rollback(w http.ResponseWriter, r *http.Request, q *query) error {
+	a := application{prune: true, dryRun: q.flag("dry_run"), wait: q.wait(), action: "rollback"}
+	if err := q.err(); err != nil {
+		return err
+	}
+	revision, err := revisionOf(r)
+	if err != nil {
+		return err
+	}
+	if a.doc, err = s.store.ConfigAt(r.Context(), revision); err != nil {
+		return err
+	}
+	if a.doc.Settings == nil {
+		a.doc.Settings = &lb.Settings{}
+	}
+	a.note = strconv.FormatInt(revision, 10)
+	return s.carryOut(w, r, a)
+}
+
+func revisionOf(r *http.Request) (int64, error) {
+	text := r.PathValue("revision")
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, fail(http.StatusBadRequest, "malformed", "%q is not a revision", text)
+	}
+	return n, nil
+}
+
+// errDryRun ends a dry run before anything is written.
+var errDryRun = errors.New("dry run")
+
+// carryOut makes the document the configuration, in one change, or tells what
+// that would do.
+func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, a application) error {
+	var out ApplyResult
+	var base *lb.Snapshot
+	res, err := s.store.Update(r.Context(), audit(r, a.action, a.note), func(d *store.Draft) error {
+		base = d.Base()
+		if err := conditionOf(r).check("the configuration", base.ConfigRevision); err != nil {
+			return err
+		}
+		if err := declareAll(d, a); err != nil {
+			return err
+		}
+		out = s.outcome(d, a)
+		if a.dryRun {
+			return errDryRun
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errDryRun) {
+		return err
+	}
+	out.DryRun = a.dryRun
+	out.Revision = base.ConfigRevision
+	if !a.dryRun && res.Changed {
+		out.Revision = res.Revision
+		s.settled(r.Context(), res.Revision)
+	}
+	if a.wait > 0 && !a.dryRun {
+		out.InForce = s.awaitReceipts(r.Context(), out.Revision, a.wait)
+	}
+	w.Header().Set("ETag", ETag(out.Revision))
+	return answer(w, http.StatusOK, out)
+}
+
+// declareAll puts the document into the draft, or returns every fault of the
+// whole.
+func declareAll(d *store.Draft, a application) error {
+	// Update may call again on a newer base, and Resolve changes what it is
+	// given, so each call has its own copies.
+	doc := &lb.Document{Applications: make(map[string]*lb.Application, len(a.doc.Applications)), Settings: a.doc.Settings}
+	var more lb.Faults
+	names := make([]string, 0, len(a.doc.Applications))
+	for name, app := range a.doc.Applications {
+		doc.Applications[name] = cloneDeclared(app)
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		more = append(more, doc.Applications[name].Resolve(d.Application(name), appPath(name))...)
+	}
+	more = append(more, doc.Validate()...)
+	for _, name := range names {
+		more = append(more, foreignTokens(d, doc, name, a.prune)...)
+	}
+	if fs := join(slices.Clone(a.faults), more); len(fs) > 0 {
+		return fs
+	}
+	if a.prune {
+		for _, app := range d.Base().Applications {
+			if doc.Applications[app.Name] == nil {
+				d.Delete(app.Name)
+			}
+		}
+	}
+	for _, name := range names {
+		d.Put(doc.Applications[name])
+	}
+	if doc.Settings != nil {
+		d.SetSettings(*doc.Settings)
+	}
+	return nil
+}
+
+// cloneDeclared is Clone for a declaration, in which a list that is empty
+// means something else than one that is absent.
+func cloneDeclared(a *lb.Application) *lb.Application {
+	c := a.Clone()
+	if a.Instances != nil && c.Instances == nil {
+		c.Instances = []lb.Instance{}
+	}
+	if a.UserTokens != nil && c.UserTokens == nil {
+		c.UserTokens = []lb.UserToken{}
+	}
+	return c
+}
+
+// foreignTokens finds tokens that belong to applications which the document
+// does not name and which stay. Those within the document are Validate's.
+func foreignTokens(d *store.Draft, doc *lb.Document, name string, prune bool) lb.Faults {
+	var fs lb.Faults
+	for i, t := range doc.Applications[name].UserTokens {
+		owner, taken := d.TokenOwner(t.SHA256)
+		if taken && owner != name && doc.Applications[owner] == nil && !prune {
+			fs.Add(fmt.Sprintf("%s.user_tokens[%d]", appPath(name), i), "this token belongs to application %q already; a token belongs to one application only", owner)
+		}
+	}
+	return fs
+}
+
+// outcome tells what the draft does.
+func (s *Server) outcome(d *store.Draft, a application) ApplyResult {
+	changes := d.Changes()
+	out := ApplyResult{
+		Unchanged: len(changes) == 0, Changes: changesOf(changes, a.dryRun),
+		Created: []string{}, Changed: []string{}, Deleted: []string{}, Moved: map[string]float64{},
+	}
+	base := d.Base()
+	touched := make(map[string]bool)
+	for _, c := range changes {
+		if c.App != "" {
+			touched[c.App] = true
+		}
+	}
+	for name := range touched {
+		switch before, after := base.Application(name) != nil, d.Application(name) != nil; {
+		case !before:
+			out.Created = append(out.Created, name)
+		case !after:
+			out.Deleted = append(out.Deleted, name)
+		default:
+			out.Changed = append(out.Changed, name)
+		}
+	}
+	sort.Strings(out.Created)
+	sort.Strings(out.Changed)
+	sort.Strings(out.Deleted)
+	moved, err := s.moved(base, d, touched)
+	if err != nil {
+		// The change itself may be sound all the same; proxies decide that.
+		s.log.Warn().Err(err).Msg("the share of users that move is not known")
+	}
+	for app, share := range moved {
+		out.Moved[app] = share
+	}
+	return out
+}
+
+// moved compares the tables before and after.
+func (s *Server) moved(base *lb.Snapshot, d *store.Draft, touched map[string]bool) (map[string]float64, error) {
+	// Of a new application nobody moves.
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(touched)), func(name string) bool { return base.Application(name) != nil }) {
+		return nil, nil
+	}
+	from, err := s.tableOf(base)
+	if err != nil {
+		return nil, err
+	}
+	next := *base
+	next.Applications = make([]*lb.Application, 0, len(base.Applications))
+	for _, app := range base.Applications {
+		if !touched[app.Name] {
+			next.Applications = append(next.Applications, app)
+		} else if after := d.Application(app.Name); after != nil {
+			next.Applications = append(next.Applications, after)
+		}
+	}
+	to, err := route.Build(&next, from)
+	if err != nil {
+		return nil, err
+	}
+	return route.Moved(from, to), nil
+}
+
+// tableOf compiles a snapshot, reusing what the process has compiled already.
+func (s *Server) tableOf(snap *lb.Snapshot) (*route.Table, error) {
+	have := s.table()
+	if have != nil && have.ConfigRevision == snap.ConfigRevision && have.Epoch == snap.Epoch {
+		return have, nil
+	}
+	return route.Build(snap, have)
+}
+
+// awaitReceipts waits until every live proxy has the configuration.
+func (s *Server) awaitReceipts(ctx context.Context, revision int64, wait time.Duration) *InForce {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	defer context.AfterFunc(s.closing, cancel)()
+	// The error only says that the time was over; the list says more.
+	lagging, _ := s.hub.WaitReceipts(ctx, revision)
+	if lagging == nil {
+		lagging = []cluster.Lagging{}
+	}
+	return &InForce{All: len(lagging) == 0, Lagging: lagging}
+}
+
+func (s *Server) export(w http.ResponseWriter, r *http.Request, q *query) error {
+	secrets, format := q.flag("secrets"), Format(q.text("format"))
+	if format != "" && format != JSON && format != YAML {
+		q.faults.Add("query.format", "%q is not json or yaml", string(format))
+	}
+	if err := q.err(); err != nil {
+		return err
+	}
+	if c := callerOf(r); secrets && c.role.rank() < RoleAdmin.rank() {
+		return forbidden(c, RoleAdmin)
+	}
+	if format == "" && strings.Contains(r.Header.Get("Accept"), "yaml") {
+		format = YAML
+	}
+	marshal, kind := document.MarshalJSON, "application/json"
+	if format == YAML {
+		marshal, kind = document.MarshalYAML, "application/yaml"
+	}
+	snap := s.store.Current()
+	data, err := marshal(snap.Document(), document.Secrets(secrets))
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	if secrets {
+		c := callerOf(r)
+		s.log.Info().Str("who", c.name).Str("from", c.from.String()).Msg("exported with secrets")
+	}
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept")
+	h.Set("ETag", ETag(snap.ConfigRevision))
+	_, _ = w.Write(data) // an error is the client's going away
+	return nil
+}
