@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"iter"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -74,6 +76,7 @@ type Link struct {
 	primaryN   uint64 // id of the subscription with it; grows with every change of primary
 	doc        document
 	docAt      time.Time     // when the primary last said anything, its whole document having come
+	times      times         // immutable after NewLink
 	peersDue   chan struct{} // size 1: the set of lb-admins may have changed
 }
 
@@ -81,6 +84,11 @@ type Link struct {
 type peerKey struct {
 	id, address string
 	tls         bool
+}
+
+// times are the link's, apart so that tests need not wait for them.
+type times struct {
+	report, stalled, change, fresh time.Duration
 }
 
 // NewLink returns a link that is idle until Run.
@@ -93,6 +101,7 @@ func NewLink(opts LinkOptions) *Link {
 		peers:    make(map[peerKey]*peer),
 		doc:      document{apps: make(map[string]*shownApp)},
 		peersDue: make(chan struct{}, 1),
+		times:    times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor},
 	}
 }
 
@@ -185,7 +194,7 @@ func (l *Link) Connected() int {
 	defer l.mu.Unlock()
 	n := 0
 	for _, p := range l.peers {
-		if p.heardWithin(now, freshFor) {
+		if p.heardWithin(now, l.times.fresh) {
 			n++
 		}
 	}
@@ -272,7 +281,7 @@ func (p *peer) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Covers dialling, too, and a Send that flow control has stopped.
-	watchdog := time.AfterFunc(stalledAfter, func() { cancel(errStalled) })
+	watchdog := time.AfterFunc(p.link.times.stalled, func() { cancel(errStalled) })
 	defer watchdog.Stop()
 
 	conn, err := grpc.NewClient("passthrough:///"+p.key.address, p.dialOptions()...)
@@ -356,7 +365,7 @@ func (p *peer) receive(stream grpc.BidiStreamingClient[pb.ProxyMessage, pb.Admin
 		if err != nil {
 			return err
 		}
-		watchdog.Reset(stalledAfter)
+		watchdog.Reset(p.link.times.stalled)
 		p.take(m)
 	}
 }
@@ -371,7 +380,7 @@ func (p *peer) take(m *pb.AdminMessage) {
 		p.log.Info().Msg("linked with lb-admin")
 	}
 	p.heard = now
-	if l.primary == nil || l.primary != p && !l.primary.heardWithin(now, switchAfter) {
+	if l.primary == nil || l.primary != p && !l.primary.heardWithin(now, l.times.change) {
 		l.setPrimary(p)
 	}
 	switch k := m.GetKind().(type) {
@@ -415,7 +424,7 @@ func (p *peer) disconnect() {
 	if l.primary == p {
 		l.setPrimary(nil)
 		for _, other := range l.peers {
-			if other.heardWithin(l.now(), switchAfter) {
+			if other.heardWithin(l.now(), l.times.change) {
 				l.setPrimary(other)
 				break
 			}
@@ -452,11 +461,11 @@ type reported struct {
 
 // send reports until the stream ends.
 func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.ProxyMessage, pb.AdminMessage], failed <-chan error) error {
-	tick := time.NewTicker(reportEvery)
+	tick := time.NewTicker(p.link.times.report)
 	defer tick.Stop()
 	var sent reported
 	for {
-		for _, m := range p.messages(&sent) {
+		for m := range p.messages(&sent) {
 			if err := stream.Send(m); err != nil {
 				// The receiver has the stream's status.
 				return errors.Join(<-failed, ctx.Err())
@@ -477,59 +486,71 @@ func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Prox
 	}
 }
 
-// messages makes the next report, and brings sent up to date.
-func (p *peer) messages(sent *reported) []*pb.ProxyMessage {
+// messages makes the next report, part by part as they are sent, and brings
+// sent up to date.
+func (p *peer) messages(sent *reported) iter.Seq[*pb.ProxyMessage] {
+	return func(yield func(*pb.ProxyMessage) bool) {
+		subscribe, r := p.begin(sent)
+		if subscribe != nil && !yield(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Subscribe{Subscribe: subscribe}}) {
+			return
+		}
+		r.Full, sent.started = !sent.started, true
+		series, generation := p.link.opts.Registry.Collect(sent.generation)
+		sent.generation = generation
+		for {
+			n := min(len(series), partSeries)
+			r.Series = seriesToWire(series[:n])
+			series = series[n:]
+			r.More = len(series) > 0
+			sent.previous = r.Seq
+			if !r.More {
+				p.end(r.Seq)
+			}
+			if !yield(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Report{Report: r}}) || !r.More {
+				return
+			}
+			r = &pb.Report{Seq: p.link.nextSeq(), Previous: sent.previous, Full: r.Full, UptimeMillis: r.UptimeMillis}
+		}
+	}
+}
+
+// begin makes a report without figures, and a change of subscription or nil.
+func (p *peer) begin(sent *reported) (*pb.Subscribe, *pb.Report) {
 	l := p.link
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if p.resync {
 		p.resync = false
 		*sent = reported{subscribed: sent.subscribed}
 	}
-	var out []*pb.ProxyMessage
 	want := uint64(0)
 	if l.primary == p {
 		want = l.primaryN
 	}
+	var subscribe *pb.Subscribe
 	if want != sent.subscribed {
 		sent.subscribed = want
-		out = append(out, &pb.ProxyMessage{Kind: &pb.ProxyMessage_Subscribe{Subscribe: &pb.Subscribe{Status: want != 0, Id: want}}})
-	}
-	var receipt *pb.Receipt
-	if l.receiptN != sent.receiptN {
-		receipt, sent.receiptN = receiptToWire(l.receipt), l.receiptN
-	}
-	var ejections *pb.Ejections
-	if l.ejectionsN != sent.ejectionsN {
-		ejections, sent.ejectionsN = ejectionsToWire(l.ejections), l.ejectionsN
+		subscribe = &pb.Subscribe{Status: want != 0, Id: want}
 	}
 	// Taken before the figures are read, so that a higher seq never carries
 	// older ones on one stream.
 	l.seq++
-	first := l.seq
-	p.begun, p.ended = first, ^uint64(0)
-	uptime := l.now().Sub(l.opts.Node.Started)
-	l.mu.Unlock()
-
-	full := !sent.started
-	sent.started = true
-	series, generation := l.opts.Registry.Collect(sent.generation)
-	sent.generation = generation
-	r := &pb.Report{Seq: first, Previous: sent.previous, Full: full, UptimeMillis: uptime.Milliseconds(), Receipt: receipt, Ejections: ejections}
-	for {
-		n := min(len(series), partSeries)
-		r.Series = seriesToWire(series[:n])
-		series = series[n:]
-		r.More = len(series) > 0
-		sent.previous = r.Seq
-		out = append(out, &pb.ProxyMessage{Kind: &pb.ProxyMessage_Report{Report: r}})
-		if !r.More {
-			l.mu.Lock()
-			p.ended = r.Seq
-			l.mu.Unlock()
-			return out
-		}
-		r = &pb.Report{Seq: l.nextSeq(), Previous: sent.previous, Full: full, UptimeMillis: r.UptimeMillis}
+	p.begun, p.ended = l.seq, math.MaxUint64
+	r := &pb.Report{Seq: l.seq, Previous: sent.previous, UptimeMillis: l.now().Sub(l.opts.Node.Started).Milliseconds()}
+	if l.receiptN != sent.receiptN {
+		r.Receipt, sent.receiptN = receiptToWire(l.receipt), l.receiptN
 	}
+	if l.ejectionsN != sent.ejectionsN {
+		r.Ejections, sent.ejectionsN = ejectionsToWire(l.ejections), l.ejectionsN
+	}
+	return subscribe, r
+}
+
+// end notes the seq of a report's last part.
+func (p *peer) end(seq uint64) {
+	p.link.mu.Lock()
+	p.ended = seq
+	p.link.mu.Unlock()
 }
 
 func (l *Link) nextSeq() uint64 {
@@ -563,7 +584,7 @@ func (l *Link) Status() *Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &Status{Status: "running", Timestamp: now.UTC().Truncate(time.Second), Applications: make(map[string]*ApplicationStatus, len(l.doc.apps))}
-	if l.docAt.IsZero() || now.Sub(l.docAt) >= freshFor {
+	if l.docAt.IsZero() || now.Sub(l.docAt) >= l.times.fresh {
 		l.ownStatus(s)
 		return s
 	}

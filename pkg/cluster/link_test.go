@@ -1,0 +1,677 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/stats"
+	pb "difylb/proto"
+)
+
+// lockedStore makes a memStore safe for concurrent use.
+type lockedStore struct {
+	mu sync.Mutex
+	*memStore
+}
+
+func (s *lockedStore) LoadCounters(ctx context.Context) ([]CounterChunk, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memStore.LoadCounters(ctx)
+}
+
+func (s *lockedStore) PutCounters(ctx context.Context, f Fence, c CounterChunk) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memStore.PutCounters(ctx, f, c)
+}
+
+// testCluster is lb-admins and proxies that talk over loopback.
+type testCluster struct {
+	t     *testing.T
+	store *lockedStore
+	snap  *lb.Snapshot
+	hubs  []*testHub
+	links []*testLink
+}
+
+type testHub struct {
+	*Hub
+	address string
+	stop    func()
+}
+
+type testLink struct {
+	*Link
+	registry *stats.Registry
+	stop     func()
+}
+
+func newTestCluster(t *testing.T) *testCluster {
+	app := lb.NewApplication("shop")
+	for _, name := range []string{"dify1", "dify2"} {
+		app.Instances = append(app.Instances, lb.Instance{Name: name, State: lb.Active})
+	}
+	return &testCluster{
+		t: t, store: &lockedStore{memStore: newMemStore()},
+		snap: &lb.Snapshot{Revision: 7, ConfigRevision: 7, Epoch: "e", Applications: []*lb.Application{app}, ClusterKey: "cluster-key"},
+	}
+}
+
+// change makes a new snapshot known everywhere.
+func (c *testCluster) change(edit func(*lb.Snapshot)) {
+	s := *c.snap
+	s.Nodes = slices.Clone(s.Nodes)
+	edit(&s)
+	c.snap = &s
+	for _, h := range c.hubs {
+		h.SetSnapshot(c.snap)
+	}
+	for _, l := range c.links {
+		l.SetSnapshot(c.snap)
+	}
+}
+
+// background runs a component and returns what ends it and waits.
+func (c *testCluster) background(run func(context.Context) error) func() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := run(ctx); err != nil {
+			c.t.Errorf("run: %v", err)
+		}
+	}()
+	stop := sync.OnceFunc(func() { cancel(); <-done })
+	c.t.Cleanup(stop)
+	return stop
+}
+
+func (c *testCluster) hub(id, address string) *testHub {
+	c.t.Helper()
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	h := &testHub{Hub: NewHub(HubOptions{NodeID: id, Log: zerolog.Nop(), Counters: c.store}), address: ln.Addr().String()}
+	server := NewServer(h.Hub, nil)
+	stopServe := c.background(func(context.Context) error { return server.Serve(ln) })
+	stopRun := c.background(h.Run)
+	h.stop = sync.OnceFunc(func() { server.Stop(); stopServe(); stopRun() })
+	c.t.Cleanup(h.stop)
+	c.hubs = append(c.hubs, h)
+	c.change(func(s *lb.Snapshot) {
+		s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.ID == id })
+		s.Nodes = append(s.Nodes, lb.Node{ID: id, Role: lb.RoleAdmin, GRPC: h.address, BootID: id})
+	})
+	return h
+}
+
+var quick = times{report: 30 * time.Millisecond, stalled: 600 * time.Millisecond, change: 250 * time.Millisecond, fresh: 400 * time.Millisecond}
+
+func (c *testCluster) link(id, boot string) *testLink { return c.linkWith(id, boot, quick) }
+
+func (c *testCluster) linkWith(id, boot string, with times) *testLink {
+	node := lb.Node{ID: id, Role: lb.RoleProxy, BootID: boot, Version: "v1", Started: time.Now()}
+	r := stats.NewRegistry(2)
+	l := &testLink{Link: NewLink(LinkOptions{Node: node, Registry: r, Log: zerolog.Nop()}), registry: r}
+	l.times = with
+	l.stop = c.background(l.Run)
+	c.links = append(c.links, l)
+	c.change(func(s *lb.Snapshot) {
+		s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.ID == id })
+		s.Nodes = append(s.Nodes, node)
+	})
+	return l
+}
+
+func (l *testLink) requests(instance string, n int, reason lb.Reason) {
+	a := l.registry.App("shop")
+	in := a.Instance(instance)
+	for range n {
+		a.Begin(0)
+		in.Begin(0)
+		in.End(0, stats.Sample{Reason: reason, BytesIn: 10, BytesOut: 20, Latency: 40 * time.Millisecond, FirstByte: 20 * time.Millisecond})
+		a.End(0, reason)
+	}
+}
+
+// eventually waits for a condition; it is polled because the parties to it
+// run by themselves.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func requestsOf(s *Status) uint64 {
+	if a := s.Applications["shop"]; a != nil {
+		return a.TotalRequests
+	}
+	return 0
+}
+
+func TestCluster_EveryNodeShowsTheSumOfAll(t *testing.T) {
+	c := newTestCluster(t)
+	c.hub("admin1", "127.0.0.1:0")
+	c.hub("admin2", "127.0.0.1:0")
+	p1, p2 := c.link("proxy1", "b1"), c.link("proxy2", "b2")
+	p1.requests("dify1", 30, lb.ReasonOK)
+	p2.requests("dify1", 12, lb.ReasonOK)
+	p2.requests("dify2", 3, lb.ReasonConnectFailed)
+
+	for name, source := range map[string]func() *Status{
+		"admin1": c.hubs[0].Status, "admin2": c.hubs[1].Status, "proxy1": p1.Status, "proxy2": p2.Status,
+	} {
+		eventually(t, name+" shows 45 requests", func() bool { s := source(); return s.Complete && requestsOf(s) == 45 })
+		s := source()
+		if s.Nodes != (NodeCounts{Proxies: 2, Admins: 2, Reporting: 2}) || s.Revision != 7 || s.Status != "running" {
+			t.Errorf("%s: %+v", name, s)
+		}
+		a := s.Applications["shop"]
+		one, two := a.Instances["dify1"], a.Instances["dify2"]
+		if a.Errors != 3 || one.Requests != 42 || one.Errors != 0 || one.BytesOut != 840 || two.Errors != 3 {
+			t.Errorf("%s: %+v, dify1 %+v, dify2 %+v", name, a, one, two)
+		}
+		if one.LastError != nil || two.LastError == nil || two.LastError.Reason != "connect_failed" {
+			t.Errorf("%s: last errors %v, %v", name, one.LastError, two.LastError)
+		}
+		if p := one.Latency.P50; p < 37 || p > 43 {
+			t.Errorf("%s: median latency %v ms, true is 40", name, p)
+		}
+	}
+}
+
+func TestCluster_GaugesAreThoseOfLiveProxies(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	in := p.registry.App("shop").Instance("dify1")
+	in.Begin(0)
+	in.StreamBegin(0)
+	open := func() (int64, int64) {
+		i := h.Status().Applications["shop"].Instances["dify1"]
+		return i.Active, i.Streams
+	}
+	eventually(t, "one open stream", func() bool { a, s := open(); return a == 1 && s == 1 })
+	p.stop()
+	eventually(t, "no open stream after the proxy is gone", func() bool { a, s := open(); return a == 0 && s == 0 })
+	if s := h.Status(); s.Complete || s.Nodes.Reporting != 0 || s.Nodes.Proxies != 1 {
+		t.Errorf("a registered proxy is silent, yet %+v", s)
+	}
+}
+
+func TestLink_AnotherAdminTakesOverWithoutAGap(t *testing.T) {
+	c := newTestCluster(t)
+	c.hub("admin1", "127.0.0.1:0")
+	c.hub("admin2", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	p.requests("dify1", 5, lb.ReasonOK)
+	eventually(t, "both linked and whole", func() bool { return p.Connected() == 2 && p.Status().Complete && requestsOf(p.Status()) == 5 })
+	p.mu.Lock()
+	primary := p.primary.key.id
+	p.mu.Unlock()
+	for _, h := range c.hubs {
+		if h.opts.NodeID == primary {
+			h.stop()
+		}
+	}
+	p.requests("dify1", 5, lb.ReasonOK)
+	eventually(t, "the other's document", func() bool {
+		s := p.Status()
+		if requestsOf(s) < 5 {
+			t.Fatalf("went back to %d", requestsOf(s))
+		}
+		return s.Complete && requestsOf(s) == 10
+	})
+}
+
+func TestLink_CountsOnWhileNoAdminAnswers(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	lead := c.background(func(ctx context.Context) error { return h.Lead(ctx, Fence{}) })
+	p1, p2 := c.link("proxy1", "b1"), c.link("proxy2", "b2")
+	p1.requests("dify1", 20, lb.ReasonOK)
+	p2.requests("dify1", 7, lb.ReasonOK)
+	eventually(t, "27 at proxy1", func() bool { s := p1.Status(); return s.Complete && requestsOf(s) == 27 })
+
+	lead() // writes what it knows
+	h.stop()
+	p1.requests("dify1", 4, lb.ReasonOK)
+	eventually(t, "27 and its own 4", func() bool { s := p1.Status(); return !s.Complete && requestsOf(s) == 31 })
+	p2.stop()
+	p3 := c.link("proxy2", "b3") // restarted; its counters begin at 0
+	p3.requests("dify1", 2, lb.ReasonOK)
+	eventually(t, "proxy2 shows its own", func() bool { return requestsOf(p3.Status()) == 2 })
+
+	c.hubs = nil
+	c.hub("admin1", h.address)
+	eventually(t, "all of it at proxy1", func() bool {
+		s := p1.Status()
+		if requestsOf(s) < 31 {
+			t.Fatalf("went back to %d", requestsOf(s))
+		}
+		return s.Complete && requestsOf(s) == 33
+	})
+	eventually(t, "all of it at proxy2", func() bool { s := p3.Status(); return s.Complete && requestsOf(s) == 33 })
+}
+
+func TestHub_RefusesWhoDoesNotKnowTheClusterKey(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	conn, err := grpc.NewClient("passthrough:///"+h.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ask := func(md ...string) error {
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), md...), 10*time.Second)
+		defer cancel()
+		s, err := pb.NewClusterClient(conn).Link(ctx)
+		if err != nil {
+			return err
+		}
+		_ = s.Send(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Hello{Hello: &pb.Hello{Node: "p", BootId: "b"}}})
+		_, err = s.Recv()
+		return err
+	}
+	for name, md := range map[string][]string{
+		"none":     nil,
+		"empty":    {"authorization", "Bearer "},
+		"wrong":    {"authorization", "Bearer cluster-kez"},
+		"scheme":   {"authorization", "Basic cluster-key"},
+		"longer":   {"authorization", "Bearer cluster-key1"},
+		"repeated": {"authorization", "Bearer cluster-key", "authorization", "Bearer cluster-key"},
+	} {
+		err := ask(md...)
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("key %s: %v", name, err)
+		}
+		if strings.Contains(err.Error(), "cluster-key") {
+			t.Errorf("key %s: the answer holds the key", name)
+		}
+	}
+	if err := ask("authorization", "bearer cluster-key"); err != nil {
+		t.Errorf("right key: %v", err)
+	}
+	c.change(func(s *lb.Snapshot) { s.ClusterKey = "" })
+	if err := ask("authorization", "Bearer "); status.Code(err) != codes.Unavailable {
+		t.Errorf("no key known: %v", err)
+	}
+}
+
+func TestHub_KeyChangeEndsOldStreams(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	eventually(t, "linked", func() bool { return p.Connected() == 1 })
+	s := *c.snap
+	s.ClusterKey = "another"
+	h.SetSnapshot(&s)
+	eventually(t, "cut off", func() bool { return p.Connected() == 0 })
+	p.SetSnapshot(&s)
+	eventually(t, "linked with the new key", func() bool { return p.Connected() == 1 })
+}
+
+// stuckServer reads hello and then nothing more, as a stopped process would.
+type stuckServer struct {
+	pb.UnimplementedClusterServer
+	begun chan struct{}
+}
+
+func (s *stuckServer) Link(stream grpc.BidiStreamingServer[pb.ProxyMessage, pb.AdminMessage]) error {
+	if err := stream.Send(&pb.AdminMessage{}); err != nil {
+		return err
+	}
+	select {
+	case s.begun <- struct{}{}:
+	default:
+	}
+	<-stream.Context().Done()
+	return nil
+}
+
+func TestLink_StalledAdminLosesOnlyItsOwnStream(t *testing.T) {
+	c := newTestCluster(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck := &stuckServer{begun: make(chan struct{}, 1)}
+	server := grpc.NewServer()
+	pb.RegisterClusterServer(server, stuck)
+	stopServe := c.background(func(context.Context) error { return server.Serve(ln) })
+	defer func() { server.Stop(); stopServe() }()
+	// And one that accepts connections and never says a word.
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	c.change(func(s *lb.Snapshot) {
+		s.Nodes = append(s.Nodes,
+			lb.Node{ID: "stuck", Role: lb.RoleAdmin, GRPC: ln.Addr().String()},
+			lb.Node{ID: "mute", Role: lb.RoleAdmin, GRPC: mute.Addr().String()})
+	})
+	p := c.link("proxy1", "b1")
+	<-stuck.begun
+	c.hub("admin1", "127.0.0.1:0")
+	p.requests("dify1", 3, lb.ReasonOK)
+	// Enough figures that flow control stops the stuck stream.
+	for i := range 20_000 {
+		in := p.registry.App("bulk").Instance("i" + string(rune('a'+i%26)) + time.Duration(i).String())
+		in.Begin(0)
+		in.End(0, stats.Sample{Latency: time.Duration(i) * time.Microsecond})
+	}
+	eventually(t, "the healthy lb-admin's document", func() bool { s := p.Status(); return s.Complete && requestsOf(s) == 3 })
+	began := time.Now()
+	for i := range 1000 {
+		p.SetReceipt(Receipt{ConfigRevision: int64(i)})
+		p.SetEjections(nil)
+		p.Status()
+	}
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("3,000 calls beside a stalled lb-admin took %v", d)
+	}
+	// The stalled stream is given up and tried again.
+	<-stuck.begun
+	if n := requestsOf(p.Status()); n != 3 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestLink_ReceiptAndEjectionsArriveAtOnce(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	// Nothing but what is urgent is reported.
+	p := c.linkWith("proxy1", "b1", times{report: time.Hour, stalled: time.Hour, change: time.Hour, fresh: time.Hour})
+	eventually(t, "linked", func() bool { return p.Connected() == 1 })
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	p.SetReceipt(Receipt{Revision: 8, ConfigRevision: 7, Epoch: "e", RingChecksum: 0xabc, AppliedAt: time.Now(), ApplyDuration: 3 * time.Millisecond})
+	if lagging, err := h.WaitReceipts(ctx, 7); err != nil || len(lagging) != 0 {
+		t.Fatalf("%+v, %v", lagging, err)
+	}
+	nodes := h.Nodes()
+	i := slices.IndexFunc(nodes, func(n NodeStatus) bool { return n.ID == "proxy1" })
+	if n := nodes[i]; n.ConfigRevision != 7 || n.RingChecksum != "0000000000000abc" || n.ApplyMS != 3 || n.LagSeconds != 0 || n.Version != "v1" && n.Version != "" {
+		t.Errorf("%+v", n)
+	}
+
+	p.SetEjections([]Ejection{{App: "shop", Instance: "dify2", Since: time.Unix(1_700_000_000, 0)}})
+	word := func() *InstanceStatus { return h.Status().Applications["shop"].Instances["dify2"] }
+	eventually(t, "ejected", func() bool { return word().Status == StatusEjected })
+	if got := word().Since; !got.Equal(time.Unix(1_700_000_000, 0)) {
+		t.Errorf("ejected since %v", got)
+	}
+	p.SetEjections(nil)
+	eventually(t, "not ejected", func() bool { return word().Status == StatusUnknown })
+}
+
+func TestHub_WaitReceiptsNamesWhoLags(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p1, p2 := c.link("proxy1", "b1"), c.link("proxy2", "b2")
+	p1.SetReceipt(Receipt{ConfigRevision: 9, Epoch: "e"})
+	p2.SetReceipt(Receipt{ConfigRevision: 8, Epoch: "e"})
+	eventually(t, "both heard", func() bool { return len(h.Receipts()) == 2 })
+
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 100*time.Millisecond, errors.New("waited enough"))
+	defer cancel()
+	lagging, err := h.WaitReceipts(ctx, 9)
+	if err == nil || err.Error() != "waited enough" || len(lagging) != 1 || lagging[0].Node != "proxy2" || lagging[0].ConfigRevision != 8 || !lagging[0].Connected {
+		t.Fatalf("%+v, %v", lagging, err)
+	}
+
+	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	p2.SetReceipt(Receipt{ConfigRevision: 8, Epoch: "e", Refused: "ring of shop has no points", RefusedRevision: 9})
+	if lagging, err = h.WaitReceipts(ctx, 9); err != nil || len(lagging) != 1 || lagging[0].Refused != "ring of shop has no points" {
+		t.Fatalf("%+v, %v", lagging, err)
+	}
+	p2.SetReceipt(Receipt{ConfigRevision: 10, Epoch: "e"})
+	eventually(t, "the refusal is over", func() bool { return h.Receipts()["proxy2"].ConfigRevision == 10 })
+	if lagging, err = h.WaitReceipts(ctx, 9); err != nil || len(lagging) != 0 {
+		t.Fatalf("%+v, %v", lagging, err)
+	}
+	// A higher revision of another store proves nothing.
+	p2.SetReceipt(Receipt{ConfigRevision: 99, Epoch: "other"})
+	eventually(t, "another epoch's receipt", func() bool { return h.Receipts()["proxy2"].Epoch == "other" })
+	ctx, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if lagging, err = h.WaitReceipts(ctx, 9); err == nil || len(lagging) != 1 {
+		t.Fatalf("%+v, %v", lagging, err)
+	}
+}
+
+func TestLink_FlushBringsTheLastFiguresAcross(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	eventually(t, "linked", func() bool { return p.Connected() == 1 })
+	for range 20 {
+		p.requests("dify1", 1, lb.ReasonOK)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		if err := p.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		want, _ := p.registry.Totals(stats.Key{App: "shop"})
+		if got := h.Totals(stats.Key{App: "shop"}).Requests; got != want.Requests {
+			t.Fatalf("%d of %d requests after the flush", got, want.Requests)
+		}
+	}
+}
+
+func TestHub_LiveWhileAnswersFlow(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	p.requests("dify1", 1, lb.ReasonOK) // before the first report: may be old
+	eventually(t, "linked", func() bool { return h.Status().Complete })
+	if h.Live("shop", "dify1") {
+		t.Error("figures of a first report prove dify1 alive")
+	}
+	p.requests("dify1", 1, lb.ReasonConnectFailed)
+	p.requests("dify2", 1, lb.ReasonOK)
+	eventually(t, "dify2 alive", func() bool { return h.Live("shop", "dify2") })
+	in := p.registry.App("shop").Instance("dify1")
+	in.Begin(0)
+	in.Flow(0, 0, 100) // an event of a stream that goes on
+	eventually(t, "dify1 alive", func() bool { return h.Live("shop", "dify1") })
+	if h.Live("shop", "other") || h.Live("other", "dify1") {
+		t.Error("unknown instances are alive")
+	}
+}
+
+func TestHub_AsksForEverythingWhenAReportIsMissing(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	conn, err := grpc.NewClient("passthrough:///"+h.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer cluster-key"), 10*time.Second)
+	defer cancel()
+	s, err := pb.NewClusterClient(conn).Link(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Send(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Hello{Hello: &pb.Hello{Node: "p", BootId: "b"}}})
+	report := func(r *pb.Report) { _ = s.Send(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Report{Report: r}}) }
+	report(&pb.Report{Seq: 1, Full: true})
+	report(&pb.Report{Seq: 5, Previous: 3})
+	_ = s.Send(&pb.ProxyMessage{}) // a kind of a newer version
+	for {
+		m, err := s.Recv()
+		if err != nil {
+			t.Fatalf("no resync: %v", err)
+		}
+		if m.GetResync() != nil {
+			return
+		}
+	}
+}
+
+func TestHub_LeadWritesAndEndsWithItsFence(t *testing.T) {
+	c := newTestCluster(t)
+	h := c.hub("admin1", "127.0.0.1:0")
+	p := c.link("proxy1", "b1")
+	p.requests("dify1", 3, lb.ReasonOK)
+	failed := make(chan error, 1)
+	c.background(func(ctx context.Context) error { failed <- h.Lead(ctx, Fence{}); return nil })
+	stored := func() uint64 {
+		fresh := NewHub(HubOptions{Log: zerolog.Nop(), Counters: c.store})
+		if err := fresh.loadCounters(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		return fresh.Totals(stats.Key{App: "shop"}).Requests
+	}
+	eventually(t, "3 requests stored", func() bool { return stored() == 3 })
+	c.store.mu.Lock()
+	c.store.fence.Revision = 1 // another lb-admin was elected
+	c.store.mu.Unlock()
+	p.requests("dify1", 1, lb.ReasonOK)
+	if err := <-failed; !errors.Is(err, lb.ErrConflict) {
+		t.Errorf("lead ended with %v", err)
+	}
+	if got := stored(); got != 3 {
+		t.Errorf("%d requests stored by who may not", got)
+	}
+}
+
+func TestStatus_JSONIsTheContracts(t *testing.T) {
+	at := time.Date(2024, 1, 1, 12, 0, 0, 0, time.UTC)
+	s := &Status{
+		Status: "running", Timestamp: at, Revision: 4711, Complete: true, Nodes: NodeCounts{Proxies: 2, Admins: 1, Reporting: 2},
+		Applications: map[string]*ApplicationStatus{"customer_service": {TotalRequests: 1000, Errors: 3, Active: 12, Instances: map[string]*InstanceStatus{
+			"dify1": {
+				Requests: 334, Errors: 1, Active: 4, Streams: 3, Status: "healthy", State: lb.Active,
+				Latency: LatencyQuantiles{P50: 41.2, P90: 80, P99: 130.5}, FirstByte: FirstByteQuantiles{P50: 20.1, P99: 61},
+				BytesIn: 123, BytesOut: 456, Since: at.Add(-time.Hour),
+			},
+		}}},
+	}
+	const want = `{"status":"running","timestamp":"2024-01-01T12:00:00Z","revision":4711,"complete":true,` +
+		`"nodes":{"proxies":2,"admins":1,"reporting":2},"applications":{"customer_service":{"total_requests":1000,"errors":3,"active":12,` +
+		`"instances":{"dify1":{"requests":334,"errors":1,"retries":0,"active":4,"streams":3,"status":"healthy","state":"active",` +
+		`"latency_ms":{"p50":41.2,"p90":80,"p99":130.5},"first_byte_ms":{"p50":20.1,"p99":61},` +
+		`"bytes_in":123,"bytes_out":456,"last_error":null,"since":"2024-01-01T11:00:00Z"}}}}}`
+	got, err := json.Marshal(s)
+	if err != nil || string(got) != want {
+		t.Errorf("%s, %v\nwant\n%s", got, err, want)
+	}
+	in := s.Applications["customer_service"].Instances["dify1"]
+	in.LastError = &LastError{Reason: "busy", Time: at}
+	in.Status = "a \"word\" <of> \x01 another é version"
+	if got, err = json.Marshal(s); err != nil {
+		t.Fatal(err)
+	}
+	// The tags, which readers decode with, say the same as the hand-written code.
+	type plainInstance InstanceStatus
+	tagged, err := json.Marshal((*plainInstance)(in))
+	if err != nil || !strings.Contains(string(got), string(tagged)) {
+		t.Errorf("by tags:\n%s, %v\nby hand:\n%s", tagged, err, got)
+	}
+	var back Status
+	if err := json.Unmarshal(got, &back); err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := json.Marshal(&back); string(again) != string(got) {
+		t.Errorf("read and written again:\n%s\nwas\n%s", again, got)
+	}
+	empty, _ := json.Marshal(&Status{})
+	if !strings.Contains(string(empty), `"applications":{}`) {
+		t.Errorf("without applications: %s", empty)
+	}
+}
+
+func TestWord_OperatorThenEjectionThenProbes(t *testing.T) {
+	for _, c := range []struct {
+		state   lb.State
+		ejected bool
+		health  lb.Health
+		want    string
+	}{
+		{lb.Active, false, lb.HealthUnknown, "unknown"},
+		{lb.Active, false, lb.Healthy, "healthy"},
+		{lb.Active, false, lb.Unhealthy, "unhealthy"},
+		{lb.Active, false, lb.TokenRejected, "token_rejected"},
+		{lb.Active, true, lb.Healthy, "ejected"},
+		{lb.Active, true, lb.Unhealthy, "ejected"},
+		{lb.Draining, true, lb.Unhealthy, "draining"},
+		{lb.Disabled, true, lb.Healthy, "disabled"},
+		{lb.Active, false, "of a newer version", "unknown"},
+	} {
+		if got := Word(c.state, c.ejected, c.health); got != c.want {
+			t.Errorf("%v ejected=%v %v: %q, want %q", c.state, c.ejected, c.health, got, c.want)
+		}
+	}
+}
+
+func TestHub_DocumentFollowsTheConfiguration(t *testing.T) {
+	now := time.Date(2024, 1, 1, 12, 0, 0, 0, time.UTC)
+	h := NewHub(HubOptions{Log: zerolog.Nop(), Counters: newMemStore(), Now: func() time.Time { return now }})
+	app := lb.NewApplication("shop")
+	app.Instances = []lb.Instance{{Name: "dify1", State: lb.Active}}
+	set := func(revision int64, health lb.Health, since time.Time, apps ...*lb.Application) *InstanceStatus {
+		h.SetSnapshot(&lb.Snapshot{ConfigRevision: revision, Applications: apps, Health: map[string]map[string]lb.Verdict{"shop": {"dify1": {Health: health, Since: since}}}})
+		if a := h.Status().Applications["shop"]; a != nil {
+			return a.Instances["dify1"]
+		}
+		return nil
+	}
+	probed := now.Add(-time.Hour)
+	in := set(1, lb.Healthy, probed, app)
+	if in == nil || in.Status != StatusHealthy || !in.Since.Equal(probed) || in.Requests != 0 {
+		t.Fatalf("without traffic: %+v", in)
+	}
+	now = now.Add(time.Minute)
+	drained := app.Clone()
+	drained.Instances[0].State = lb.Draining
+	if in = set(2, lb.Healthy, probed, drained); in.Status != StatusDraining || !in.Since.Equal(now) || in.State != lb.Draining {
+		t.Fatalf("drained: %+v", in)
+	}
+	since := now
+	now = now.Add(time.Minute)
+	if in = set(3, lb.Unhealthy, now, drained); in.Status != StatusDraining || !in.Since.Equal(since) {
+		t.Fatalf("unhealthy while draining: %+v", in)
+	}
+	b := h.open(&pb.Hello{Node: "p", BootId: "b"})
+	h.report(b, &pb.Report{Seq: 1, Full: true, Series: []*pb.Series{{App: "shop", Totals: &pb.Totals{Requests: 9}}}})
+	if in = set(4, lb.Healthy, now, app); in.Status != StatusHealthy || !in.Since.Equal(now) {
+		t.Fatalf("active again: %+v", in)
+	}
+	if got := h.Status().Applications["shop"].TotalRequests; got != 9 {
+		t.Fatalf("%d requests", got)
+	}
+	if in = set(5, lb.Healthy, now); in != nil {
+		t.Fatalf("removed, yet shown: %+v", in)
+	}
+	set(6, lb.Healthy, now, app)
+	if got := h.Status().Applications["shop"].TotalRequests; got != 9 {
+		t.Fatalf("%d requests after it was declared again", got)
+	}
+}
