@@ -1,0 +1,238 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/lb"
+	"difylb/pkg/proxy"
+	"difylb/pkg/route"
+	"difylb/pkg/store"
+)
+
+const (
+	// holdOff is the least time between two applications of a change. The
+	// first change after a quiet time is applied at once; in a storm of them
+	// each application takes in all that has come meanwhile.
+	holdOff = 20 * time.Millisecond
+	// storeWait is how long a start waits for etcd before it serves by the
+	// last good state on disk.
+	storeWait = 2 * time.Second
+)
+
+// applier puts snapshots in force. One goroutine, run, does all of it.
+type applier struct {
+	store *store.Store
+	proxy *proxy.Proxy
+	link  *cluster.Link
+	disk  *lastGood
+	log   zerolog.Logger
+
+	first chan struct{}               // closed when something is in force
+	held  atomic.Pointer[lb.Snapshot] // what is in force; nil before first
+	facts atomic.Pointer[applyFacts]
+	once  sync.Once
+
+	// Owned by run.
+	receipt   cluster.Receipt
+	lastApply time.Time
+	warned    time.Time // when a refused snapshot was last complained about
+	saved     int64     // ConfigRevision on disk
+}
+
+// applyFacts is what metrics and readiness show.
+type applyFacts struct {
+	Revision, ConfigRevision int64
+	Checksum                 uint64
+	AppliedAt                time.Time
+	Took                     time.Duration
+	Applies                  uint64
+	FromDisk                 bool
+	Refused                  string // "" when the newest is in force
+	Refusals                 uint64
+	Faults                   int // keys of the store that can't be read
+}
+
+func newApplier(st *store.Store, p *proxy.Proxy, link *cluster.Link, disk *lastGood, log zerolog.Logger) *applier {
+	a := &applier{store: st, proxy: p, link: link, disk: disk, log: log, first: make(chan struct{})}
+	a.facts.Store(&applyFacts{})
+	return a
+}
+
+// clusterKey returns the key of the state in force, "" before there is one.
+func (a *applier) clusterKey() lb.Secret {
+	if s := a.held.Load(); s != nil {
+		return s.ClusterKey
+	}
+	return ""
+}
+
+func (a *applier) run(ctx context.Context) error {
+	changed, cancel := a.store.Subscribe()
+	defer cancel()
+	noStore := time.NewTimer(storeWait)
+	defer noStore.Stop()
+	wait := time.NewTimer(0)
+	<-wait.C
+	defer wait.Stop()
+	pending := false // wait is running
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-noStore.C:
+			a.loadFromDisk()
+		case <-changed:
+			if pending {
+				continue
+			}
+			if d := holdOff - time.Since(a.lastApply); d > 0 {
+				wait.Reset(d)
+				pending = true
+				continue
+			}
+			a.take(a.store.Current())
+		case <-wait.C:
+			pending = false
+			a.take(a.store.Current())
+		}
+	}
+}
+
+// take looks at a snapshot from the store and puts it in force, unless that
+// would be a mistake.
+func (a *applier) take(snap *lb.Snapshot) {
+	if snap == nil {
+		return
+	}
+	start := time.Now()
+	if why := a.suspicious(snap); why != "" {
+		a.refuse(snap, why)
+		return
+	}
+	if err := a.putInForce(snap, start, false); err != nil {
+		a.refuse(snap, err.Error())
+		return
+	}
+	if snap.ConfigRevision != a.saved || a.saved == 0 {
+		if err := a.disk.save(snap); err != nil {
+			a.log.Warn().Err(err).Msg("last good state not saved")
+		} else {
+			a.saved = snap.ConfigRevision
+		}
+	}
+}
+
+// suspicious says why a snapshot must not be believed: the store is another
+// one, or went back in time, and most of what is served would be gone. That is
+// what a wiped or half-restored store looks like, and no operator's change.
+func (a *applier) suspicious(snap *lb.Snapshot) string {
+	old := a.held.Load()
+	if old == nil || (snap.Epoch == old.Epoch && snap.Revision >= old.Revision) {
+		return ""
+	}
+	have, lost := 0, 0
+	for _, app := range old.Applications {
+		now := snap.Application(app.Name)
+		for i := range app.Instances {
+			have++
+			if now == nil {
+				lost++
+			} else if in, _ := now.Instance(app.Instances[i].Name); in == nil {
+				lost++
+			}
+		}
+	}
+	if lost*2 <= have {
+		return ""
+	}
+	what := "the store went back from revision %d to %d"
+	if snap.Epoch != old.Epoch {
+		what = "the store was replaced (revision %d before, %d now)"
+	}
+	return fmt.Sprintf(what+" and would remove %d of %d instances; serving the last good state until it is restored, or the state on disk is removed and this proxy restarted", old.Revision, snap.Revision, lost, have)
+}
+
+func (a *applier) refuse(snap *lb.Snapshot, why string) {
+	if why != a.receipt.Refused || time.Since(a.warned) > time.Minute {
+		a.log.Error().Int64("revision", snap.Revision).Str("why", why).Msg("configuration refused, the last good one stays in force")
+		a.warned = time.Now()
+	}
+	a.receipt.Refused, a.receipt.RefusedRevision = why, snap.ConfigRevision
+	a.link.SetSnapshot(snap) // its nodes and key are still the way to report this
+	a.link.SetReceipt(a.receipt)
+	f := *a.facts.Load()
+	f.Refused, f.Refusals = why, f.Refusals+1
+	a.facts.Store(&f)
+}
+
+// putInForce compiles a snapshot and swaps it in.
+func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) error {
+	prev := a.proxy.Table()
+	table, err := route.Build(snap, prev)
+	if err != nil {
+		return err
+	}
+	proxies := 0
+	for _, n := range snap.Nodes {
+		if n.Role == lb.RoleProxy {
+			proxies++
+		}
+	}
+	a.proxy.SetProxies(proxies)
+	a.proxy.SetHealth(snap.Health)
+	a.proxy.SetTable(table)
+	old := a.held.Swap(snap)
+	now := time.Now()
+	a.lastApply = now
+	a.link.SetSnapshot(snap)
+	if prev == nil || prev.ConfigRevision != table.ConfigRevision || prev.Epoch != table.Epoch || a.receipt.Refused != "" {
+		a.receipt = cluster.Receipt{
+			Revision: snap.Revision, ConfigRevision: snap.ConfigRevision, Epoch: snap.Epoch,
+			RingChecksum: table.Checksum(), AppliedAt: now, ApplyDuration: now.Sub(start),
+		}
+		a.link.SetReceipt(a.receipt)
+		a.log.Info().Int64("revision", snap.ConfigRevision).Int("applications", len(snap.Applications)).
+			Int("instances", table.Instances()).Dur("took", now.Sub(start)).Bool("from_disk", fromDisk).Msg("configuration in force")
+	}
+	if len(snap.Faults) > 0 && (old == nil || len(old.Faults) != len(snap.Faults)) {
+		for _, f := range snap.Faults {
+			a.log.Error().Str("key", f.Path).Str("why", f.Message).Msg("a key of the store can't be read, its last good value stays")
+		}
+	}
+	f := *a.facts.Load()
+	a.facts.Store(&applyFacts{
+		Revision: snap.Revision, ConfigRevision: snap.ConfigRevision, Checksum: table.Checksum(),
+		AppliedAt: now, Took: now.Sub(start), Applies: f.Applies + 1, Refusals: f.Refusals,
+		FromDisk: fromDisk, Faults: len(snap.Faults),
+	})
+	a.once.Do(func() { close(a.first) })
+	return nil
+}
+
+// loadFromDisk serves by the last good state when the store has not answered
+// since the start.
+func (a *applier) loadFromDisk() {
+	if a.held.Load() != nil {
+		return
+	}
+	snap, err := a.disk.load()
+	switch {
+	case errors.Is(err, errNoLastGood):
+		return
+	case err != nil:
+		a.log.Error().Err(err).Msg("last good state not usable")
+		return
+	}
+	a.log.Warn().Str("etcd", a.store.Status().LastError).Int64("revision", snap.ConfigRevision).Msg("etcd does not answer, serving by the last good state on disk")
+	if err := a.putInForce(snap, time.Now(), true); err != nil {
+		a.log.Error().Err(err).Msg("last good state not usable")
+	}
+}

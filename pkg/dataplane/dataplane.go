@@ -1,0 +1,365 @@
+// Package dataplane is the wiring diagram of lb-proxy: it follows the store,
+// compiles what it sees, puts it in force, keeps the last good state on disk,
+// and starts and ends everything in order. The order of a shutdown stands
+// here, once. It decides nothing about requests; tests and `lbctl up` start
+// the real thing from here.
+package dataplane
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/rs/zerolog"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/daemon"
+	"difylb/pkg/lb"
+	"difylb/pkg/proxy"
+	"difylb/pkg/stats"
+	"difylb/pkg/store"
+)
+
+// Options are the settings of one lb-proxy.
+type Options struct {
+	NodeID  string
+	Version string
+	// Listen are the addresses for clients in clear, TLSListen those for HTTPS.
+	Listen, TLSListen []string
+	TLSCert, TLSKey   string
+	// OpsListen serves metrics, readiness and profiles; "" serves none.
+	OpsListen string
+	Store     store.Options // Log is set here
+	// AdminTLS is for lb-admins that speak TLS; nil means the system's roots.
+	AdminTLS *tls.Config
+	// DataDir holds the last good state.
+	DataDir        string
+	AccessLog      string // file, "-" or "off"
+	ShutdownGrace  time.Duration
+	ShutdownDelay  time.Duration
+	MaxConnections int
+	MaxBody        lb.Size
+	TrustedProxies daemon.Prefixes
+	StatusAllow    daemon.Prefixes
+	DebugHeaders   bool
+	SpoolDir       string
+	Log            zerolog.Logger
+	// Now stops the process at once when it ends: a second signal. May be nil.
+	Now context.Context
+}
+
+// Plane is one lb-proxy. New, then Run once.
+type Plane struct {
+	opts Options
+	log  zerolog.Logger
+	node lb.Node
+
+	store     *store.Store
+	proxy     *proxy.Proxy
+	server    *proxy.Server
+	link      *cluster.Link
+	accessLog *proxy.AccessLog
+	certs     *proxy.Certificates
+	apply     *applier
+
+	listeners []net.Listener // clear, then TLS
+	ops       net.Listener
+
+	ejected chan struct{} // capacity 1: live traffic has ejected an instance
+	ready   chan struct{} // closed when clients are served
+
+	registry *stats.Registry
+}
+
+// New checks the options, binds the listeners and opens files, so that what
+// can be wrong shows before anything runs. It starts nothing. The listeners
+// are closed by Run.
+func New(opts Options) (p *Plane, err error) {
+	p = &Plane{
+		opts: opts, log: opts.Log.With().Str("component", "dataplane").Logger(),
+		ejected: make(chan struct{}, 1), ready: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			p.closeListeners()
+		}
+	}()
+	if p.accessLog, err = proxy.OpenAccessLog(opts.AccessLog, opts.Log); err != nil {
+		return nil, daemon.Usagef("--access-log: %w", err)
+	}
+	if err := p.listen(); err != nil {
+		return nil, err
+	}
+	opts.Store.Log = opts.Log
+	if p.store, err = store.Open(opts.Store); err != nil {
+		return nil, err
+	}
+	p.node = lb.Node{
+		ID: opts.NodeID, Role: lb.RoleProxy, BootID: uuid.NewString(), Version: opts.Version,
+		Address: p.listeners[0].Addr().String(), Started: time.Now().UTC().Truncate(time.Second),
+	}
+	p.registry = stats.NewRegistry(0)
+	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS})
+	p.proxy = proxy.New(proxy.Options{
+		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog,
+		Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
+		MaxBody: opts.MaxBody, DebugHeaders: opts.DebugHeaders, SpoolDir: opts.SpoolDir,
+		UserHashKey: func() lb.Secret { return p.apply.clusterKey() },
+		OnEject: func(string, string, time.Time) {
+			select {
+			case p.ejected <- struct{}{}:
+			default:
+			}
+		},
+		Limits: proxy.Limits{MaxConnections: opts.MaxConnections},
+	})
+	p.server = proxy.NewServer(p.proxy)
+	p.apply = newApplier(p.store, p.proxy, p.link, newLastGood(opts.DataDir), p.log)
+	return p, nil
+}
+
+func (p *Plane) listen() error {
+	bind := func(flag, addr string) (net.Listener, error) {
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)
+		}
+		return ln, nil
+	}
+	if len(p.opts.Listen)+len(p.opts.TLSListen) == 0 {
+		return daemon.Usagef("--listen: no address; give --listen or --tls-listen")
+	}
+	for _, addr := range p.opts.Listen {
+		ln, err := bind("listen", addr)
+		if err != nil {
+			return err
+		}
+		p.listeners = append(p.listeners, ln)
+	}
+	if len(p.opts.TLSListen) > 0 {
+		if p.opts.TLSCert == "" || p.opts.TLSKey == "" {
+			return daemon.Usagef("--tls-listen goes with --tls-cert and --tls-key")
+		}
+		var err error
+		if p.certs, err = proxy.LoadCertificates(p.opts.TLSCert, p.opts.TLSKey, p.opts.Log); err != nil {
+			return daemon.Usagef("--tls-cert, --tls-key: %w", err)
+		}
+	}
+	for _, addr := range p.opts.TLSListen {
+		ln, err := bind("tls-listen", addr)
+		if err != nil {
+			return err
+		}
+		p.listeners = append(p.listeners, ln)
+	}
+	if p.opts.OpsListen == "" {
+		return nil
+	}
+	var err error
+	p.ops, err = bind("ops-listen", p.opts.OpsListen)
+	return err
+}
+
+func (p *Plane) closeListeners() {
+	for _, ln := range p.listeners {
+		ln.Close()
+	}
+	if p.ops != nil {
+		p.ops.Close()
+	}
+}
+
+// Addresses returns where clients are served, clear listeners first.
+func (p *Plane) Addresses() []string {
+	out := make([]string, len(p.listeners))
+	for i, ln := range p.listeners {
+		out[i] = ln.Addr().String()
+	}
+	return out
+}
+
+// OpsAddress returns where the ops listener is, "" without one.
+func (p *Plane) OpsAddress() string {
+	if p.ops == nil {
+		return ""
+	}
+	return p.ops.Addr().String()
+}
+
+// Ready is closed when a configuration is in force and clients are served.
+func (p *Plane) Ready() <-chan struct{} { return p.ready }
+
+// ReopenLogs opens the access log anew, as SIGHUP asks.
+func (p *Plane) ReopenLogs() {
+	if p.accessLog != nil {
+		p.accessLog.Reopen()
+	}
+}
+
+// Run serves until ctx ends, then shuts down in order:
+//
+//	not ready → wait the shutdown delay → stop accepting → let requests end up
+//	to the grace → cut the rest → send the last counters → release the node's
+//	key → end everything else
+//
+// It returns when all that it started has ended.
+func (p *Plane) Run(ctx context.Context) error {
+	// The parts that must outlive the requests run under a context of their own.
+	life, end := context.WithCancel(context.Background())
+	defer end()
+	var parts sync.WaitGroup
+	run := func(name string, f func(context.Context) error) {
+		parts.Add(1)
+		go func() { // ends with life
+			defer parts.Done()
+			if err := f(life); err != nil && life.Err() == nil {
+				p.log.Error().Err(err).Str("part", name).Msg("a part of the proxy ended")
+			}
+		}()
+	}
+	run("store", p.store.Run)
+	run("apply", p.apply.run)
+	run("link", p.link.Run)
+	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
+	run("ejections", p.reportEjections)
+	if p.accessLog != nil {
+		run("access log", p.accessLog.Run)
+	}
+	if p.ops != nil {
+		run("ops", p.serveOps)
+	}
+
+	served := make(chan error, len(p.listeners))
+	accepting := p.startAccepting(ctx, served)
+	var failed error
+	select {
+	case <-ctx.Done():
+		p.log.Info().AnErr("cause", context.Cause(ctx)).Dur("delay", p.opts.ShutdownDelay).Dur("grace", p.opts.ShutdownGrace).Msg("shutting down")
+	case failed = <-served:
+		accepting--
+		p.log.Error().Err(failed).Msg("listener failed")
+	}
+	p.shutdown()
+	for range accepting {
+		<-served
+	}
+	flush, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	if err := p.link.Flush(flush); err != nil {
+		p.log.Warn().Err(err).Msg("the last counters were not acknowledged")
+	}
+	cancel()
+	end()
+	parts.Wait()
+	if err := p.store.Close(); err != nil {
+		p.log.Debug().Err(err).Msg("store closed")
+	}
+	p.log.Info().Msg("stopped")
+	return failed
+}
+
+// firstState bounds how long clients wait at the door for a configuration.
+const firstState = 3 * time.Second
+
+// startAccepting serves clients as soon as there is something to serve them
+// by. Without any state they get a 503 after a while, rather than silence.
+func (p *Plane) startAccepting(ctx context.Context, served chan<- error) (listeners int) {
+	wait := time.NewTimer(firstState)
+	defer wait.Stop()
+	select {
+	case <-p.apply.first:
+	case <-wait.C:
+		p.log.Error().Str("etcd", p.store.Status().LastError).Msg("no configuration: etcd does not answer and there is no last good state on disk")
+	case <-ctx.Done():
+		p.closeListeners()
+		return 0
+	}
+	for i, ln := range p.listeners {
+		go func() { // ends with the server's Shutdown
+			if i < len(p.opts.Listen) {
+				served <- p.server.Serve(ln)
+			} else {
+				served <- p.server.ServeTLS(ln, p.certs)
+			}
+		}()
+	}
+	p.log.Info().Strs("addresses", p.Addresses()).Str("node", p.node.ID).Str("version", p.node.Version).Msg("serving")
+	select {
+	case <-p.apply.first:
+		close(p.ready)
+	default:
+		go func() { // ends with the first state or the process
+			select {
+			case <-p.apply.first:
+				close(p.ready)
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return len(p.listeners)
+}
+
+func (p *Plane) shutdown() {
+	now := p.opts.Now
+	if now == nil {
+		now = context.Background()
+	}
+	p.proxy.SetDraining(true)
+	select {
+	case <-time.After(p.opts.ShutdownDelay):
+	case <-now.Done():
+	}
+	grace, cancel := context.WithTimeoutCause(now, p.opts.ShutdownGrace, errors.New("the grace is over"))
+	defer cancel()
+	if cut := p.server.Shutdown(grace); cut > 0 {
+		p.log.Warn().Int("connections", cut).AnErr("cause", context.Cause(grace)).Msg("cut what was still open")
+	}
+}
+
+// reportEjections tells the lb-admins what live traffic has thrown out, at
+// once when it happens and when it is over.
+func (p *Plane) reportEjections(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	since := make(map[[2]string]time.Time)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.ejected:
+		case <-tick.C:
+		}
+		now := time.Now()
+		list := p.proxy.Ejections(now)
+		fresh := make(map[[2]string]time.Time, len(list))
+		out := make([]cluster.Ejection, 0, len(list))
+		changed := len(list) != len(since)
+		for _, e := range list {
+			key := [2]string{e.App, e.Instance}
+			at, known := since[key]
+			if !known {
+				at, changed = now, true
+			}
+			fresh[key] = at
+			out = append(out, cluster.Ejection{App: e.App, Instance: e.Instance, Since: at})
+		}
+		since = fresh
+		if changed {
+			p.link.SetEjections(out)
+		}
+	}
+}
+
+func (p *Plane) status() []byte {
+	b, err := json.Marshal(p.link.Status())
+	if err != nil {
+		p.log.Error().Err(err).Msg("status document not written")
+		return []byte("{}\n")
+	}
+	return append(b, '\n')
+}
