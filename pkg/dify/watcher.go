@@ -146,6 +146,11 @@ func (w *Watcher) Close() (seen Seen) {
 		if w.whole {
 			seen = w.endEvent()
 		}
+		if w.doc.fresh {
+			// An id is whole though the event is not.
+			w.doc.fresh = false
+			seen |= SawIDs
+		}
 	case !w.doc.done:
 		seen = w.endDocument()
 	}
