@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // TestSDK_OfNodeWorks runs the scenarios of test/sdk against the stand-in, so that what they show
@@ -22,7 +23,7 @@ func TestSDK_OfNodeWorks(t *testing.T) {
 		t.Skip("the SDK is not installed; run npm ci in test/sdk")
 	}
 	o := allApps("sdk")
-	o.FirstToken, o.TokenGap, o.Tokens = 0, 0, 20 // at a pace that shows a buffer
+	o.FirstToken, o.TokenGap = 5*time.Millisecond, 5*time.Millisecond // at a pace that shows a buffer
 	in := start(t, o)
 	for _, tt := range []struct {
 		group, key string

@@ -86,8 +86,8 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	wg.Go(func() { gate.run(runCtx) })
 	wg.Go(func() {
 		<-runCtx.Done()
+		gate.Close() // first: Close of the server waits for an Accept that may wait for a slot
 		srv.Close()
-		gate.closeAll()
 	})
 	err := srv.Serve(gate)
 	cancel()

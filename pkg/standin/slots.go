@@ -18,11 +18,11 @@ type gate struct {
 	slots  chan struct{} // one element per slot taken; nil: no limit
 	peeks  bool          // control connections pass
 	ready  chan net.Conn // from run to Accept, if peeks
-	done   chan struct{} // closed by closeAll
+	done   chan struct{} // closed by Close
 	counts *counters
 
 	mu    sync.Mutex
-	conns map[*slotConn]struct{} // guarded by mu; nil after closeAll
+	conns map[*slotConn]struct{} // guarded by mu; nil after Close
 }
 
 func newGate(ln net.Listener, slots int, peeks bool, counts *counters) *gate {
@@ -144,24 +144,22 @@ func (g *gate) adopt(nc net.Conn) *slotConn {
 	return c
 }
 
-// closeAll closes the listener and every connection, those of hijackers included.
-func (g *gate) closeAll() {
+// Close closes the listener and every connection, those of hijackers included.
+func (g *gate) Close() error {
 	g.mu.Lock()
 	conns := g.conns
 	g.conns = nil
 	g.mu.Unlock()
 	if conns == nil {
-		return
+		return nil
 	}
 	close(g.done)
-	g.Listener.Close()
+	err := g.Listener.Close()
 	for c := range conns {
 		c.Conn.Close()
 	}
+	return err
 }
-
-// Close is what net/http calls; closeAll does the rest.
-func (g *gate) Close() error { return g.Listener.Close() }
 
 // slotConn is a connection that may hold a slot.
 type slotConn struct {
