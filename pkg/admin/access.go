@@ -33,7 +33,8 @@ type caller struct {
 	name string
 	role AccessRole
 	from netip.Addr // the client, behind trusted proxies
-	near bool       // loopback or private, and not forwarded by someone we do not trust
+	near bool       // loopback, private or a Unix socket, and not forwarded by someone we do not trust
+	hash lb.TokenHash
 }
 
 type callerKey struct{}
@@ -46,7 +47,14 @@ func callerOf(r *http.Request) caller {
 // audit says who does what, for the history.
 func audit(r *http.Request, action, note string) lb.Audit {
 	c := callerOf(r)
-	return lb.Audit{Who: c.name, From: c.from.String(), Action: action, Note: note}
+	return lb.Audit{Who: c.name, From: c.address(), Action: action, Note: note}
+}
+
+func (c caller) address() string {
+	if !c.from.IsValid() {
+		return "local"
+	}
+	return c.from.String()
 }
 
 // admit finds out who asks and whether he may. It runs before anything of the
@@ -83,7 +91,8 @@ func (s *Server) authenticate(header []string, c *caller) error {
 	token, ok := bearer(header)
 	if ok {
 		// Found by its SHA-256, so the time that takes says nothing of the token.
-		if t, known := s.store.Access(token.Hash()); known {
+		c.hash = token.Hash()
+		if t, known := s.store.Access(c.hash); known {
 			c.name, c.role = t.Name, AccessRole(t.Role)
 			return nil
 		}
@@ -92,7 +101,7 @@ func (s *Server) authenticate(header []string, c *caller) error {
 	// random bits, so the limit protects the log and the processor, not them.
 	s.wrongTokens.Add(1)
 	if wait := s.penalties.failed(c.from, time.Now()); wait > 0 {
-		f := fail(http.StatusTooManyRequests, "rate-limited", "too many wrong access tokens from %s", c.from)
+		f := fail(http.StatusTooManyRequests, "rate-limited", "too many wrong access tokens from %s", c.address())
 		f.after = wait
 		return f
 	}
@@ -138,7 +147,8 @@ func (s *Server) locate(r *http.Request) caller {
 		addr = hop.Unmap()
 	}
 	// Forwarded by someone we do not trust: it may come from anywhere.
-	near := trusted && (addr.IsLoopback() || addr.IsPrivate())
+	local := !addr.IsValid() && (r.RemoteAddr == "" || r.RemoteAddr == "@") // a Unix socket
+	near := trusted && (local || addr.IsLoopback() || addr.IsPrivate())
 	return caller{name: "-", from: addr, near: near}
 }
 
@@ -160,11 +170,13 @@ func remoteAddr(s string) netip.Addr {
 	return addr.WithZone("").Unmap()
 }
 
-// penalties counts wrong tokens per client address. It holds at most
-// maxPenalties addresses and forgets the least recent ones first.
+// penalties counts wrong tokens per client address. It holds two generations
+// of at most maxPenalties addresses each: when the young one is full it becomes
+// the old one, and the old one is forgotten, so that no number of addresses
+// costs more than a lookup each.
 type penalties struct {
-	mu    sync.Mutex
-	table map[netip.Prefix]*penalty // guarded by mu
+	mu         sync.Mutex
+	young, old map[netip.Prefix]*penalty // guarded by mu
 }
 
 type penalty struct {
@@ -184,32 +196,19 @@ const (
 // failed notes a wrong token and returns how long the address should wait, 0
 // while it is still within its budget.
 func (p *penalties) failed(from netip.Addr, now time.Time) time.Duration {
-	bits := 32
-	if from.Is6() {
-		bits = 64 // what one customer commonly gets
-	}
-	key, _ := from.Prefix(bits)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.table == nil {
-		p.table = make(map[netip.Prefix]*penalty)
-	}
-	e := p.table[key]
-	if e == nil {
-		p.evictLocked(now)
-		e = &penalty{budget: wrongPerMin, last: now}
-		p.table[key] = e
-	}
+	e := p.entryLocked(from, now)
 	e.budget = min(wrongPerMin, e.budget+now.Sub(e.last).Minutes()*wrongPerMin)
 	e.last = now
 	if now.Before(e.until) {
 		return e.until.Sub(now)
 	}
 	if e.budget >= 1 {
-		e.budget--
-		if e.budget >= wrongPerMin-1 {
+		if e.budget == wrongPerMin {
 			e.blocks = 0 // a minute of good behaviour
 		}
+		e.budget--
 		return 0
 	}
 	wait := min(firstPenalty<<min(e.blocks, 10), longestPenalty)
@@ -218,25 +217,24 @@ func (p *penalties) failed(from netip.Addr, now time.Time) time.Duration {
 	return wait
 }
 
-// evictLocked makes room for one more address.
-func (p *penalties) evictLocked(now time.Time) {
-	if len(p.table) < maxPenalties {
-		return
+func (p *penalties) entryLocked(from netip.Addr, now time.Time) *penalty {
+	bits := 32
+	if from.Is6() {
+		bits = 64 // what one customer commonly gets
 	}
-	var oldest netip.Prefix
-	var at time.Time
-	for k, e := range p.table {
-		if now.Sub(e.last) > longestPenalty && now.After(e.until) {
-			delete(p.table, k)
-			continue
-		}
-		if at.IsZero() || e.last.Before(at) {
-			oldest, at = k, e.last
-		}
+	key, _ := from.Prefix(bits) // of no address: one key for all of them
+	if e := p.young[key]; e != nil {
+		return e
 	}
-	if len(p.table) >= maxPenalties {
-		delete(p.table, oldest)
+	e := p.old[key]
+	if e == nil {
+		e = &penalty{budget: wrongPerMin, last: now}
 	}
+	if p.young == nil || len(p.young) >= maxPenalties {
+		p.young, p.old = make(map[netip.Prefix]*penalty), p.young
+	}
+	p.young[key] = e
+	return e
 }
 
 // TokenFile is the name of the file in the data directory that holds the

@@ -116,6 +116,6 @@ func (s *Server) deleteAccess(w http.ResponseWriter, r *http.Request, q *query) 
 // that of the configuration, which access tokens are no part of.
 func (s *Server) noteAccess(r *http.Request, what string, t store.AccessToken) {
 	c := callerOf(r)
-	s.log.Info().Str("who", c.name).Str("from", c.from.String()).Str("name", t.Name).Str("id", t.SHA256.ID()).
+	s.log.Info().Str("who", c.name).Str("from", c.address()).Str("name", t.Name).Str("id", t.SHA256.ID()).
 		Str("role", string(t.Role)).Msg(what)
 }

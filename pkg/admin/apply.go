@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"difylb/pkg/cluster"
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 	"difylb/pkg/route"
@@ -258,10 +257,22 @@ func (s *Server) awaitReceipts(ctx context.Context, revision int64, wait time.Du
 	defer context.AfterFunc(s.closing, cancel)()
 	// The error only says that the time was over; the list says more.
 	lagging, _ := s.hub.WaitReceipts(ctx, revision)
-	if lagging == nil {
-		lagging = []cluster.Lagging{}
+	out := &InForce{All: len(lagging) == 0, Nodes: []string{}, Waiting: []string{}, Refused: []string{}}
+	behind := make(map[string]bool, len(lagging))
+	for _, l := range lagging {
+		behind[l.Node] = true
+		if l.Refused != "" {
+			out.Refused = append(out.Refused, l.Node+": "+l.Refused)
+		} else {
+			out.Waiting = append(out.Waiting, l.Node)
+		}
 	}
-	return &InForce{All: len(lagging) == 0, Lagging: lagging}
+	for _, n := range s.hub.Nodes() {
+		if n.Role == lb.RoleProxy && !behind[n.ID] {
+			out.Nodes = append(out.Nodes, n.ID)
+		}
+	}
+	return out
 }
 
 func (s *Server) export(w http.ResponseWriter, r *http.Request, q *query) error {
@@ -289,7 +300,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q *query) error 
 	}
 	if secrets {
 		c := callerOf(r)
-		s.log.Info().Str("who", c.name).Str("from", c.from.String()).Msg("exported with secrets")
+		s.log.Info().Str("who", c.name).Str("from", c.address()).Msg("exported with secrets")
 	}
 	h := w.Header()
 	h.Set("Content-Type", kind)

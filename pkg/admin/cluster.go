@@ -78,7 +78,12 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, q *query) error 
 	if st == nil {
 		return lb.Errorf(lb.ErrUnavailable, "nothing is known of the cluster yet")
 	}
-	return answer(w, http.StatusOK, st)
+	data, err := st.MarshalJSON() // as it is: encoding/json would read it all again
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, data)
+	return nil
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Second) }

@@ -16,6 +16,9 @@ import (
 // by other ways than the store.
 const eventNodePoll = 100 * time.Millisecond
 
+// eventWriteTime is how long a client may take to read what is on its way.
+const eventWriteTime = 30 * time.Second
+
 // events streams what happens (text/event-stream of the HTML standard, section
 // 9.2). A stream begins with an EventReset: what happened while nobody
 // listened is not kept, so whoever shows a picture draws it anew.
@@ -26,9 +29,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	changed, unsubscribe := s.store.Subscribe()
 	defer unsubscribe()
 	e := &eventStream{w: w, rc: http.NewResponseController(w), snap: s.store.Current(), nodes: nodesByID(s.hub.Nodes())}
-	// A stream has no end, so the server's write timeout is not for it.
-	// An error means that the connection knows no deadlines.
-	_ = e.rc.SetWriteDeadline(time.Time{})
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
@@ -41,13 +41,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	defer nodes.Stop()
 	quiet := time.NewTimer(s.heartbeat)
 	defer quiet.Stop()
-	for e.err == nil {
+	for e.flush() == nil {
 		if e.sent {
 			e.sent = false
 			quiet.Reset(s.heartbeat)
-			if e.err = e.rc.Flush(); e.err != nil {
-				break
-			}
 		}
 		select {
 		case <-changed:
@@ -55,6 +52,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 		case <-nodes.C:
 			e.lookNodes(nodesByID(s.hub.Nodes()))
 		case <-quiet.C:
+			if _, valid := s.store.Access(callerOf(r).hash); !valid {
+				return nil // revoked meanwhile
+			}
 			e.comment()
 		case <-r.Context().Done():
 			return nil
@@ -88,6 +88,18 @@ func (e *eventStream) send(kind string, data any) {
 		e.err = err
 	}
 	e.sent = true
+}
+
+// flush passes on what was written. A stream has no end, so the server's write
+// timeout is not for it; but a client that does not read is given up.
+func (e *eventStream) flush() error {
+	if !e.sent || e.err != nil {
+		return e.err
+	}
+	// An error means that the connection knows no deadlines.
+	_ = e.rc.SetWriteDeadline(time.Now().Add(eventWriteTime))
+	e.err = e.rc.Flush()
+	return e.err
 }
 
 func (e *eventStream) comment() {

@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,12 +21,11 @@ import (
 	"difylb/pkg/lb"
 	"difylb/pkg/store"
 	"difylb/pkg/store/embedded"
+	"difylb/pkg/store/storetest"
 )
 
-var (
-	etcdURLs []string
-	prefixes atomic.Int64
-)
+// etcdURLs is where all tests of the package find etcd.
+var etcdURLs []string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -91,25 +89,8 @@ type fixture struct {
 func newFixture(t *testing.T, change ...func(*Options)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, log: &syncBuffer{}, tokens: make(map[AccessRole]lb.Secret)}
-	st, err := store.Open(store.Options{Endpoints: etcdURLs, Prefix: fmt.Sprintf("/t%d", prefixes.Add(1)), Log: zerolog.New(io.Discard)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	if err := st.Init(ctx); err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := st.Run(ctx); err != nil {
-			t.Errorf("store: %v", err)
-		}
-	})
-	t.Cleanup(func() { cancel(); wg.Wait(); st.Close() })
+	st := storetest.OpenAt(t, etcdURLs[0], storetest.Prefix(t))
 	f.store = st
-	if err := st.WaitRevision(ctx, 0); err != nil {
-		t.Fatal(err)
-	}
 	for _, role := range []AccessRole{RoleViewer, RoleOperator, RoleAdmin} {
 		f.tokens[role] = lb.NewSecret("lb-")
 		if err := st.PutAccess(ctx, newAccess(string(role), role, f.tokens[role])); err != nil {

@@ -98,6 +98,10 @@ func (s *Server) Handler() http.Handler { return s.router }
 // WrongTokens counts requests with an access token that is not valid.
 func (s *Server) WrongTokens() uint64 { return s.wrongTokens.Load() }
 
+// StaleHeader stands in an answer while etcd is away or silent: for how long
+// what the answer says of the configuration may have been out of date.
+const StaleHeader = "X-Config-Stale"
+
 // methods in the order in which Allow lists them.
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 
@@ -158,6 +162,9 @@ func (s *Server) serve(e *endpoint) http.HandlerFunc {
 			s.refuse(w, r, err)
 			return
 		}
+		if lag := s.store.Lag(); lag > 0 && s.store.Current() != nil {
+			w.Header().Set(StaleHeader, lb.Duration(lag.Truncate(time.Second)).String())
+		}
 		q := &query{}
 		if !e.raw {
 			q = queryOf(r, names...)
@@ -209,13 +216,17 @@ func answer(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return fmt.Errorf("write answer: %w", err)
 	}
+	writeJSON(w, status, data)
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, status int, data []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	// Errors from here on are the client's going away.
 	_, _ = w.Write(append(data, '\n'))
-	return nil
 }
 
 // answerObject is answer with the object's ETag; a GET that knows it gets 304.

@@ -119,9 +119,6 @@ func TestApps_MergePatch(t *testing.T) {
 		{`{}`, func(a *lb.Application) bool { return len(a.Instances) == 1 }},
 	}
 	created := f.store.Current().Application("shop").UserTokens[0].Created
-	for _, s := range steps[:1] {
-		_ = s
-	}
 	for _, s := range steps {
 		if _, err := f.admin.PatchApplication(ctx, "shop", []byte(s.patch)); err != nil {
 			t.Fatalf("%s: %v", s.patch, err)
@@ -362,6 +359,26 @@ func TestDrain_WaitsForProxiesAndOpenRequests(t *testing.T) {
 	f.want(404, RoleOperator, "POST", "/api/v1/apps/shop/instances/nope/drain", "")
 }
 
+// What a proxy let in just before it had the change shows in its next report.
+func TestDrain_WaitsForTheReportAfterTheReceipt(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	f.hub.set(0, proxy("p1", 1<<40))
+	start := time.Now()
+	st, err := f.admin.DrainInstance(ctx, "shop", "dify1", time.Minute)
+	if took := time.Since(start); err != nil || !st.Drained || took < drainSettle {
+		t.Errorf("%+v, %v after %s", st, err, took)
+	}
+	if st, err = f.admin.ActivateInstance(ctx, "shop", "dify1"); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { f.hub.set(1, proxy("p1", 1<<40)) })
+	if st, err = f.admin.DrainInstance(ctx, "shop", "dify1", drainSettle+200*time.Millisecond); err != nil || st.Drained || st.Open != 1 {
+		t.Errorf("with a late report: %+v, %v", st, err)
+	}
+	f.want(200, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/activate?wait=1m", "")
+}
+
 func TestDrain_EndsWhenTheServerCloses(t *testing.T) {
 	closing, closeNow := context.WithCancel(ctx)
 	f := newFixture(t, func(o *Options) { o.Closing = closing })
@@ -477,8 +494,15 @@ func TestApply_WaitsForReceipts(t *testing.T) {
 	f := newFixture(t)
 	f.hub.set(0, proxy("p1", 0), proxy("p2", 1<<40))
 	res, err := f.admin.Apply(ctx, []byte(shop), ApplyOptions{Wait: 30 * time.Millisecond})
-	if err != nil || res.InForce == nil || res.InForce.All || len(res.InForce.Lagging) != 1 || res.InForce.Lagging[0].Node != "p1" {
+	if err != nil || res.InForce == nil || res.InForce.All || !slices.Equal(res.InForce.Waiting, []string{"p1"}) || !slices.Equal(res.InForce.Nodes, []string{"p2"}) {
 		t.Fatalf("%+v, %v", res, err)
+	}
+	refusing := proxy("p1", 0)
+	refusing.Refused = "does not build"
+	f.hub.set(0, refusing)
+	res, err = f.admin.Apply(ctx, []byte(shop), ApplyOptions{Wait: 30 * time.Millisecond})
+	if err != nil || res.InForce.All || !slices.Equal(res.InForce.Refused, []string{"p1: does not build"}) || len(res.InForce.Waiting) != 0 {
+		t.Errorf("%+v, %v", res.InForce, err)
 	}
 	f.hub.set(0, proxy("p1", 1<<40))
 	res, err = f.admin.Apply(ctx, []byte(shop), ApplyOptions{Wait: time.Minute})
@@ -708,9 +732,6 @@ func TestErrors_StoreAway(t *testing.T) {
 	}
 	f.want(200, "", "GET", "/health", "")
 	f.want(200, RoleViewer, "GET", "/api/v1/apps/shop", "") // what is known is still told
-	if _, err := f.admin.CreateApplication(ctx, []byte("name: y")); !errors.Is(err, lb.ErrUnavailable) {
-		t.Error(err)
-	}
 }
 
 func TestErrors_BeforeTheFirstSnapshot(t *testing.T) {
@@ -894,7 +915,7 @@ func TestPenalties_BackOffAndForget(t *testing.T) {
 		if d2 := p.failed(addr, now.Add(-time.Nanosecond)); d2 > d {
 			t.Errorf("%s grew to %s", d, d2)
 		}
-		p.table[netip.PrefixFrom(addr, 32)].budget = 0
+		p.young[netip.PrefixFrom(addr, 32)].budget = 0
 	}
 	if waits[0] != time.Second || !slices.IsSorted(waits) || slices.Max(waits) != longestPenalty {
 		t.Errorf("waits %v", waits)
@@ -906,7 +927,7 @@ func TestPenalties_BackOffAndForget(t *testing.T) {
 	for i := range 3 * maxPenalties {
 		p.failed(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now.Add(time.Duration(i)*time.Millisecond))
 	}
-	if n := len(p.table); n > maxPenalties {
+	if n := len(p.young) + len(p.old); n > 2*maxPenalties {
 		t.Errorf("%d addresses are kept", n)
 	}
 	a, b := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
@@ -1065,6 +1086,81 @@ func TestEvents_TellWhatHappens(t *testing.T) {
 		t.Error(err)
 	}
 	f.want(401, "", "GET", "/api/v1/events", "")
+}
+
+func TestEvents_EndWithTheToken(t *testing.T) {
+	closing, closeNow := context.WithCancel(ctx)
+	f := newFixture(t, func(o *Options) { o.Heartbeat, o.Closing = 10*time.Millisecond, closing })
+	started := make(chan struct{})
+	ended := make(chan error)
+	follow := func(role AccessRole) {
+		go func() { ended <- f.client(role).Events(ctx, func(Event) error { started <- struct{}{}; return nil }) }()
+		<-started
+	}
+	follow(RoleViewer)
+	if err := f.store.DeleteAccess(ctx, f.tokens[RoleViewer].Hash()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, lb.ErrUnavailable) {
+		t.Error(err)
+	}
+	follow(RoleAdmin)
+	closeNow()
+	if err := <-ended; !errors.Is(err, lb.ErrUnavailable) {
+		t.Error(err)
+	}
+}
+
+func TestClient_AsksForTheRest(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	f.hub.set(2, proxy("p1", 7))
+	if st, err := f.admin.Status(ctx); err != nil || st.Nodes.Proxies != 1 || st.Applications["shop"].Instances["dify1"].Active != 2 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if nodes, err := f.admin.Nodes(ctx); err != nil || len(nodes) != 1 || nodes[0].ConfigRevision != 7 {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+	open, err := NewClient(ClientOptions{Server: strings.TrimPrefix(f.http.URL, "http://")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if h, err := open.Health(ctx); err != nil || h.Status != "ok" || h.Version != "1.2.3" {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if h, err := open.Ready(ctx); err != nil || h.Checks["store"] != "ok" {
+		t.Errorf("%+v, %v", h, err)
+	}
+	var p *ProblemError
+	if _, err := open.Nodes(ctx); !errors.As(err, &p) || p.Status != 401 {
+		t.Error(err)
+	}
+	if _, err := f.client(RoleViewer).CreateToken(ctx, "shop", TokenRequest{}); !errors.As(err, &p) || p.Status != 403 || !strings.Contains(err.Error(), "role admin") {
+		t.Error(err)
+	}
+}
+
+func TestReady_AsksTheOthers(t *testing.T) {
+	f := newFixture(t, func(o *Options) {
+		o.Checks = map[string]func(context.Context) error{"grpc": func(context.Context) error { return errors.New("not listening") }}
+	})
+	if r := f.want(503, "", "GET", "/readyz", ""); !strings.Contains(r.problem(t).Detail, "grpc: not listening") || r.header.Get("Retry-After") == "" {
+		t.Error(r)
+	}
+}
+
+func TestDashboard_GetsWhatIsNotTheAPIs(t *testing.T) {
+	f := newFixture(t, func(o *Options) {
+		o.Dashboard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "dash ", r.URL.Path) })
+	})
+	for path, want := range map[string]string{"/": "dash /", "/assets/x.js": "dash /assets/x.js"} {
+		if r := f.want(200, "", "GET", path, ""); r.body != want {
+			t.Error(r)
+		}
+	}
+	f.want(404, "", "GET", "/api/v1/nothing", "")
+	f.want(404, "", "POST", "/", "")
 }
 
 func TestEvents_HealthAndHeartbeat(t *testing.T) {

@@ -144,8 +144,10 @@ type ApplyResult struct {
 
 // InForce says which proxies have a revision.
 type InForce struct {
-	All     bool              `json:"all"`     // every live proxy has it; true also when there is none
-	Lagging []cluster.Lagging `json:"lagging"` // those that had not when the time was over
+	All     bool     `json:"all"`     // every live proxy has it; true also when there is none
+	Nodes   []string `json:"nodes"`   // those that have it
+	Waiting []string `json:"waiting"` // those that had not when the time was over
+	Refused []string `json:"refused"` // those that refused it, each with its reason behind a colon
 }
 
 // Node is one lb-proxy or lb-admin.
@@ -153,6 +155,9 @@ type Node = cluster.NodeStatus
 
 // Status is the document of the whole cluster.
 type Status = cluster.Status
+
+// StatusInstance is one instance in a Status.
+type StatusInstance = cluster.InstanceStatus
 
 // HistoryEntry is one change of the configuration.
 type HistoryEntry struct {
