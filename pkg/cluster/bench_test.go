@@ -72,11 +72,11 @@ func BenchmarkHub_FullReportOf50000(b *testing.B) {
 	for _, r := range reports {
 		n += len(r)
 	}
-	b.ReportMetric(float64(n)/60_000, "B/series")
 	b.ReportAllocs()
 	for b.Loop() {
 		deliverAll(b, h, "0", reports)
 	}
+	b.ReportMetric(float64(n)/60_000, "B/series")
 }
 
 func BenchmarkHub_Refresh50000(b *testing.B) {
@@ -163,8 +163,6 @@ func BenchmarkCounters_PersistAndLoad50000(b *testing.B) {
 	for _, c := range store.chunks {
 		bytes += len(c.Value)
 	}
-	b.ReportMetric(float64(bytes)/120_000, "B/series")
-	b.ReportMetric(float64(len(store.chunks)), "chunks")
 	b.Run("persist", func(b *testing.B) {
 		for b.Loop() {
 			for _, list := range h.book.nodes {
@@ -176,6 +174,8 @@ func BenchmarkCounters_PersistAndLoad50000(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+		b.ReportMetric(float64(bytes)/120_000, "B/series")
+		b.ReportMetric(float64(len(store.chunks)), "chunks")
 	})
 	b.Run("load", func(b *testing.B) {
 		for b.Loop() {

@@ -18,6 +18,8 @@ const (
 	freshFor = 3 * time.Second
 	// liveFor is how long an answer proves an instance alive.
 	liveFor = 5 * time.Second
+	// readyAfter bounds how long Ready waits for proxies.
+	readyAfter = 5 * time.Second
 	// refreshEvery is how often the document is brought up to date for proxies.
 	refreshEvery = 500 * time.Millisecond
 )
@@ -47,6 +49,8 @@ type Hub struct {
 	ledger          *ledger
 	book            book
 	loaded          bool // the store's counters are part of the sums
+	ready           bool
+	firstSnapshot   time.Time
 	ejecting        map[*boot]bool
 	live            map[bootKey]bool // registered proxies
 	views           map[string]*view // by application of the configuration
@@ -87,7 +91,7 @@ func NewHub(opts HubOptions) *Hub {
 	}
 	h := &Hub{
 		opts: opts, log: opts.Log.With().Str("component", "cluster").Logger(), now: opts.Now,
-		book:            book{target: chunkTarget, limit: chunkLimit, nodes: make(map[string][]*chunk)},
+		book:            book{small: chunkSmall, target: chunkTarget, limit: chunkLimit, nodes: make(map[string][]*chunk)},
 		ejecting:        make(map[*boot]bool),
 		live:            make(map[bootKey]bool),
 		views:           make(map[string]*view),
@@ -148,6 +152,9 @@ func (h *Hub) SetSnapshot(s *lb.Snapshot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	old := h.snapshot
+	if old == nil {
+		h.firstSnapshot = now
+	}
 	if old == nil || old.ConfigRevision != s.ConfigRevision || old.Epoch != s.Epoch {
 		h.configSince = now
 	}
@@ -226,6 +233,20 @@ func (h *Hub) Live(app, instance string) bool {
 	defer h.mu.Unlock()
 	e := h.ledger.entries[stats.Key{App: app, Instance: instance}]
 	return e != nil && !e.lastAnswer.IsZero() && now.Sub(e.lastAnswer) < liveFor
+}
+
+// Ready reports whether the document is worth showing after a start: the
+// stored counters are loaded, and every registered proxy has reported, or has
+// had 5 s to do so. Before that, counters may be up to a few seconds behind
+// what this lb-admin showed before it was restarted. Once true it stays true.
+func (h *Hub) Ready() bool {
+	now := h.now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.ready && h.snapshot != nil && h.loaded {
+		h.ready = h.headerNow(now).complete || now.Sub(h.firstSnapshot) >= readyAfter
+	}
+	return h.ready
 }
 
 // Totals returns the sum of one series over every boot that ever reported, for

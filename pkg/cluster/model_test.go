@@ -143,7 +143,7 @@ func (m *model) newBoot(node string) *modelBoot {
 
 func (m *model) startAdmin() {
 	h := NewHub(HubOptions{NodeID: "admin", Log: zerolog.Nop(), Counters: m.store, Now: func() time.Time { return m.clock }})
-	h.book.target, h.book.limit = 600, 1500
+	h.book.small, h.book.target, h.book.limit = 100, 600, 1500
 	a := &modelAdmin{hub: h, reload: true, seen: make(map[string]*ApplicationStatus)}
 	m.admins = append(m.admins, a)
 	h.SetSnapshot(m.snapshot())
