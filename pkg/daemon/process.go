@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -66,7 +67,8 @@ func isTerminal(w io.Writer) bool {
 
 // Signals returns a context that ends at the first SIGTERM or SIGINT, and one
 // that ends at the second: the first asks for an orderly end, the second for
-// one at once. stop gives the signals back.
+// one at once. stop gives the signals back and ends both; it may be called
+// again.
 func Signals(parent context.Context) (orderly, now context.Context, stop func()) {
 	orderly, endOrderly := context.WithCancelCause(parent)
 	now, endNow := context.WithCancelCause(parent)
@@ -89,13 +91,13 @@ func Signals(parent context.Context) (orderly, now context.Context, stop func())
 			}
 		}
 	}()
-	return orderly, now, func() {
+	return orderly, now, sync.OnceFunc(func() {
 		signal.Stop(ch)
 		close(done)
 		<-finished
 		endOrderly(nil)
 		endNow(nil)
-	}
+	})
 }
 
 // OnHangup calls f at each SIGHUP until the context ends. It blocks.
