@@ -81,6 +81,7 @@ func TestFaults_OfTheWholeAnswer(t *testing.T) {
 			if left := in.Faults().List(); len(left) != 0 {
 				t.Errorf("left over: %v", left)
 			}
+			in.client.CloseIdleConnections() // it may not have seen yet that its connection was closed
 			if a, err := post(); err != nil || a.status != 200 {
 				t.Errorf("afterwards: %d %v", a.status, err)
 			}
