@@ -15,8 +15,8 @@ const (
 	memberMessageID
 	memberRunID
 	memberFileID     // id
-	memberCode       //
-	memberEvent      //
+	memberCode       // of an error
+	memberEvent      // the name
 	memberData       // object
 	memberDataTotal  // data.total_tokens
 	memberMetadata   // object
@@ -111,7 +111,7 @@ type document struct {
 	member member // whose value comes
 	value  bool   // a colon was the last thing but white space
 	odd    bool   // inSkipped: the bytes so far end in an odd number of '\'
-	spoilt bool   // inString, inScalar: too long, or bytes beyond ASCII
+	spoilt bool   // inString, inScalar: too long, or an escape beyond ASCII
 	filled bool   // something but white space has come
 	named  bool   // the event's name has come
 	done   bool   // there is nothing more to learn before the next begin
@@ -447,7 +447,7 @@ func hexDigit(c byte) int {
 }
 
 func (d *document) keep(c byte) {
-	if d.size == maxKept || c >= 0x80 {
+	if d.size == maxKept {
 		d.spoilt = true
 		return
 	}

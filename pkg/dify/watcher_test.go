@@ -217,6 +217,10 @@ func TestWatcher_Streams(t *testing.T) {
 			finding{Seen: SawFirst | SawIDs, Events: 2, IDs: IDs{Task: "a"}}},
 		{"tokens of strange form", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":1.5,\"total_tokens\":99999999999999999999,\"total_price\":0.25,\"currency\":\"USD\"}}}\n\n",
 			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true, Usage: usageOf(0, 0, 0, Cost{"USD", 25e7})}},
+		{"price as long as may be", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"total_price\":\"" + strings.Repeat("0", 63) + "1\",\"currency\":\"USD\"}}}\n\n",
+			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true, Usage: usageOf(0, 0, 0, Cost{"USD", 1e9})}},
+		{"price too long", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"total_price\":\"" + strings.Repeat("0", 64) + "1\",\"currency\":\"USD\"}}}\n\n",
+			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true}},
 		{"nested a million deep", "data: " + strings.Repeat("{\"data\":[", 1_000_000) + "\n\ndata: {\"event\":\"message\"}\n\n", finding{Seen: SawFirst, Events: 2}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
