@@ -1,0 +1,53 @@
+# difylb. `make help` explains itself.
+SHELL       := /bin/bash
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION    ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+LDFLAGS     := -s -w -X difylb/pkg/daemon.Version=$(VERSION) -X difylb/pkg/daemon.Revision=$(REVISION)
+BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+FUZZTIME    ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help build up test lint race e2e cross fuzz bench generate clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+build: ## lb-admin, lb-proxy and lbctl into bin/, static
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/lb-admin ./cmd/lb-proxy ./cmd/lbctl
+
+up: build ## the whole cluster on this machine, with stand-in Dify instances; Ctrl-C ends it
+	bin/lbctl up -f examples/difylb.yaml --proxies 2 --demo
+
+test: lint race cross e2e ## everything, with what it needs started by itself
+
+lint: ## gofmt, vet, staticcheck
+	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+race: ## unit and integration tests under the race detector
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '^difylb/test/e2e')
+
+e2e: build ## the cluster as real processes, driven by a real Dify SDK
+	@if command -v npm >/dev/null; then cd test/sdk && npm ci --no-audit --no-fund --silent; else echo "npm is not installed: the SDK scenarios are left out"; fi
+	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 15m ./test/e2e/...
+
+cross: ## compile for every platform that is promised
+	@for os in linux darwin; do for arch in amd64 arm64; do \
+		echo "$$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -o /dev/null ./cmd/lb-proxy && \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./cmd/... || exit 1; done; done
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+		echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+
+bench: ## the benchmarks whose figures are in bench/README.md
+	$(GO) test -run '^$$' -bench . -benchmem ./pkg/ring ./pkg/route ./pkg/userid ./pkg/limit ./pkg/health ./pkg/stats ./pkg/dify ./pkg/proxy
+
+generate: ## the Go code of proto/ (needs protoc)
+	sh proto/generate.sh
+
+clean: ## remove what was built; data/ stays
+	rm -rf bin dist
