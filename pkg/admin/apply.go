@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"sort"
 	"strconv"
@@ -142,8 +143,14 @@ func declareAll(d *store.Draft, a application) error {
 			}
 		}
 	}
+	// Only what differs is put, so that a large document with a small change
+	// costs little more than reading it. Not where keys could not be read:
+	// writing them anew is what repairs them.
+	sound := len(d.Base().Faults) == 0
 	for _, name := range names {
-		d.Put(doc.Applications[name])
+		if stored := d.Application(name); !sound || stored == nil || !sameDeclaration(stored, doc.Applications[name]) {
+			d.Put(doc.Applications[name])
+		}
 	}
 	if doc.Settings != nil {
 		d.SetSettings(*doc.Settings)
@@ -162,6 +169,32 @@ func cloneDeclared(a *lb.Application) *lb.Application {
 		c.UserTokens = []lb.UserToken{}
 	}
 	return c
+}
+
+// sameDeclaration reports whether two applications declare the same; when and
+// at which revision does not count.
+func sameDeclaration(a, b *lb.Application) bool {
+	if len(a.Instances) != len(b.Instances) || len(a.UserTokens) != len(b.UserTokens) {
+		return false
+	}
+	for i := range a.Instances {
+		x, y := a.Instances[i], b.Instances[i]
+		x.Revision = y.Revision
+		if !reflect.DeepEqual(x, y) {
+			return false
+		}
+	}
+	for i := range a.UserTokens {
+		x, y := a.UserTokens[i], b.UserTokens[i]
+		x.Created = y.Created
+		if x != y {
+			return false
+		}
+	}
+	x, y := *a, *b
+	x.Revision = y.Revision
+	x.Instances, y.Instances, x.UserTokens, y.UserTokens = nil, nil, nil, nil
+	return reflect.DeepEqual(x, y)
 }
 
 // foreignTokens finds tokens that belong to applications which the document

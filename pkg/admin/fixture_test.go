@@ -76,7 +76,7 @@ func leftOver() string {
 
 // fixture is a server on a real store, with tokens of every role.
 type fixture struct {
-	t      *testing.T
+	t      testing.TB
 	store  *store.Store
 	hub    *fakeHub
 	server *Server
@@ -86,7 +86,7 @@ type fixture struct {
 	admin  *Client
 }
 
-func newFixture(t *testing.T, change ...func(*Options)) *fixture {
+func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, log: &syncBuffer{}, tokens: make(map[AccessRole]lb.Secret)}
 	st := storetest.OpenAt(t, etcdURLs[0], storetest.Prefix(t))

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -369,7 +370,7 @@ func TestDrain_WaitsForTheReportAfterTheReceipt(t *testing.T) {
 	if took := time.Since(start); err != nil || !st.Drained || took < drainSettle {
 		t.Errorf("%+v, %v after %s", st, err, took)
 	}
-	if st, err = f.admin.ActivateInstance(ctx, "shop", "dify1"); err != nil {
+	if _, err = f.admin.ActivateInstance(ctx, "shop", "dify1"); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(300*time.Millisecond, func() { f.hub.set(1, proxy("p1", 1<<40)) })
@@ -487,6 +488,77 @@ settings: {rate_limit: {per_ip: {rate: 0, burst: 1}}}
 	}
 	if e, err := f.admin.ExplainToken(ctx, "user-token-desk-1", "u"); err != nil || e.App != "shop" {
 		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// A document is only written where it differs, so every field must count.
+func TestSameDeclaration_SeesEveryField(t *testing.T) {
+	yes := true
+	base := func() *lb.Application {
+		a := lb.NewApplication("a")
+		in := lb.Instance{Name: "i", Host: "h", Port: 80, Token: "t", PreserveHost: &yes, Revision: 7}
+		in.SetDefaults()
+		a.Instances = []lb.Instance{in, in}
+		a.UserTokens = []lb.UserToken{lb.NewUserToken("some-user-token", "l", false)}
+		a.RateLimit.PerUser = &lb.Rate{PerSecond: 1, Burst: 1}
+		return a
+	}
+	same := base().Clone()
+	same.Revision, same.Instances[0].Revision, same.UserTokens[0].Created = 9, 9, time.Now()
+	if !sameDeclaration(base(), same) {
+		t.Error("what does not count, counts")
+	}
+	var walk func(v reflect.Value, path string, check func(string))
+	walk = func(v reflect.Value, path string, check func(string)) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				name := v.Type().Field(i).Name
+				if name != "Revision" && name != "Created" {
+					walk(v.Field(i), path+"."+name, check)
+				}
+			}
+			return
+		case reflect.Pointer:
+			old := v.Interface()
+			v.Set(reflect.New(v.Type().Elem()))
+			check(path)
+			v.Set(reflect.ValueOf(old))
+			return
+		case reflect.Slice:
+			walk(v.Index(0), path+"[0]", check)
+			old := v.Interface()
+			v.Set(v.Slice(1, v.Len()))
+			check(path)
+			v.Set(reflect.ValueOf(old))
+			return
+		case reflect.Array:
+			v = v.Index(0)
+		}
+		old := reflect.ValueOf(v.Interface())
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(v.String() + "x")
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		case reflect.Uint8:
+			v.SetUint(v.Uint() ^ 1)
+		default:
+			v.SetInt(v.Int() + 1)
+		}
+		check(path)
+		v.Set(old)
+	}
+	changed := base()
+	n := 0
+	walk(reflect.ValueOf(changed).Elem(), "app", func(path string) {
+		n++
+		if sameDeclaration(base(), changed) {
+			t.Errorf("%s does not count", path)
+		}
+	})
+	if n < 40 || !sameDeclaration(base(), changed) {
+		t.Errorf("%d fields looked at", n)
 	}
 }
 
