@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"difylb/pkg/lb"
@@ -28,6 +30,20 @@ func unavailable(op string, err error) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrUnavailable, "%s", reason(err)))
+}
+
+// unreached is unavailable for an error of this client: where there is no
+// connection at all, it says so and names the endpoints.
+func (c *client) unreached(op string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		c.mu.Lock()
+		cli := c.cli
+		c.mu.Unlock()
+		if cli != nil && cli.ActiveConnection().GetState() != connectivity.Ready {
+			return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrUnavailable, "etcd can't be reached at %s", strings.Join(cli.Endpoints(), ", ")))
+		}
+	}
+	return unavailable(op, err)
 }
 
 // reason says in words what etcd's error means.

@@ -19,7 +19,8 @@ const (
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 10 * time.Second
 	listPage   = 2000
-	pageWait   = 15 * time.Second // a page of a large store over a slow line
+	firstWait  = 4 * time.Second  // the first page: is anybody there?
+	pageWait   = 15 * time.Second // a further page, over a slow line
 	drainMost  = 256              // responses taken in before a Snapshot is built
 	countEvery = 10 * time.Minute
 )
@@ -133,7 +134,7 @@ func (m *mirror) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	if err := m.list(ctx); err != nil {
-		return unavailable("list", err)
+		return m.s.watchClient.unreached("list", err)
 	}
 	err = m.watch(ctx)
 	if errors.Is(err, errStuck) {
@@ -353,7 +354,11 @@ func (m *mirror) replace(listed map[string]event) {
 }
 
 func (m *mirror) page(ctx context.Context, from, to string, rev int64) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, pageWait)
+	wait := pageWait
+	if rev == 0 {
+		wait = firstWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	opts := []clientv3.OpOption{clientv3.WithRange(to), clientv3.WithLimit(listPage), clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)}
 	if rev > 0 {
@@ -423,7 +428,7 @@ func (s *Store) header(ctx context.Context, opts ...clientv3.OpOption) (header, 
 	defer cancel()
 	resp, err := cli.Get(ctx, s.prefix+keyEpoch, append(opts, clientv3.WithKeysOnly())...)
 	if err != nil {
-		return header{}, unavailable("read "+keyEpoch, err)
+		return header{}, s.client.unreached("read "+keyEpoch, err)
 	}
 	return header{resp.Header.Revision, resp.Header.ClusterId}, nil
 }

@@ -183,6 +183,9 @@ func (s *Store) WaitRevision(ctx context.Context, rev int64) error {
 		select {
 		case <-arrived:
 		case <-ctx.Done():
+			if ctx.Err() == context.DeadlineExceeded && s.Current() == nil {
+				return lb.Errorf(lb.ErrUnavailable, "the configuration has not been read from etcd yet")
+			}
 			if ctx.Err() == context.DeadlineExceeded {
 				return lb.Errorf(lb.ErrUnavailable, "the watch on etcd is at revision %d, and did not reach %d in time", s.cursor.Load(), rev)
 			}
@@ -228,7 +231,7 @@ func (s *Store) Alarms(ctx context.Context) ([]string, error) {
 	defer cancel()
 	resp, err := cli.AlarmList(ctx)
 	if err != nil {
-		return nil, unavailable("list alarms", err)
+		return nil, s.client.unreached("list alarms", err)
 	}
 	var alarms []string
 	for _, a := range resp.Alarms {
@@ -247,18 +250,18 @@ func (s *Store) get(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	defer cancel()
 	resp, err := cli.Get(ctx, s.prefix+key, opts...)
 	if err != nil {
-		return nil, unavailable("read "+shownKey(key), err)
+		return nil, s.client.unreached("read "+shownKey(key), err)
 	}
 	return resp, nil
 }
 
 // txn is one bounded transaction; the error is etcd's own.
-func (s *Store) txn(ctx context.Context, build func(clientv3.Txn) clientv3.Txn) (*clientv3.TxnResponse, error) {
+func (s *Store) txn(ctx context.Context, timeout time.Duration, build func(clientv3.Txn) clientv3.Txn) (*clientv3.TxnResponse, error) {
 	cli, err := s.client.get()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), opTimeout)
+	ctx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), timeout)
 	defer cancel()
 	return build(cli.Txn(ctx)).Commit()
 }

@@ -90,7 +90,7 @@ func (s *Store) Update(ctx context.Context, audit lb.Audit, edit func(*Draft) er
 		}
 		var beaten *conflict
 		if !errors.As(err, &beaten) {
-			return Result{}, unavailable("update", err)
+			return Result{}, s.client.unreached("update", err)
 		}
 		if conflicts++; conflicts > maxConflicts {
 			return Result{}, lb.Errorf(lb.ErrConflict, "others changed the configuration %d times while this change was made; try again", conflicts)
@@ -250,10 +250,14 @@ func (s *Store) commitEntry(ctx context.Context, e *entryWire, b base, conds []c
 		ops = append(ops, clientv3.OpDelete(s.prefix+historyKey(e.Seq-keepHistory)))
 	}
 	deadline := time.Now().Add(writeTimeout)
+	// A request that a dying leader swallowed is never answered: the first
+	// attempts are short.
+	patience := time.Second
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		resp, err := s.txn(ctx, func(t clientv3.Txn) clientv3.Txn {
+		resp, err := s.txn(ctx, patience, func(t clientv3.Txn) clientv3.Txn {
 			return t.If(conds...).Then(ops...).Else(clientv3.OpGet(hist))
 		})
+		patience = min(2*patience, opTimeout)
 		switch {
 		case err == nil && resp.Succeeded:
 			return resp.Header.Revision, nil
@@ -302,7 +306,7 @@ func (s *Store) Init(ctx context.Context) error {
 	}
 	for key, v := range once {
 		key = s.prefix + key
-		_, err := s.txn(ctx, func(t clientv3.Txn) clientv3.Txn {
+		_, err := s.txn(ctx, opTimeout, func(t clientv3.Txn) clientv3.Txn {
 			return t.If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, string(mustMarshal(v))))
 		})
 		if err != nil {

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap/zapcore"
 
@@ -125,6 +128,10 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.lockDataDir(); err != nil {
 		return err
 	}
+	if err := s.checkData(cfg.Dir); err != nil {
+		s.unlock()
+		return err
+	}
 	s.etcd, err = startEtcd(cfg)
 	if err != nil {
 		s.unlock()
@@ -215,6 +222,50 @@ func (s *Server) lockDataDir() error {
 	}
 	s.lock = f
 	return nil
+}
+
+// checkData looks at an existing database before etcd does, because over one
+// that is damaged or too new etcd panics in a goroutine of its own, which
+// nobody can catch.
+func (s *Server) checkData(dir string) error {
+	path := filepath.Join(dir, "member", "snap", "db")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return lb.Errorf(lb.ErrUnavailable, "embedded etcd: the database %s is in use by another process", path)
+	}
+	if err != nil {
+		return fmt.Errorf("embedded etcd: the database %s is damaged (restore a backup, or give another directory): %w", path, err)
+	}
+	defer db.Close()
+	var stored string
+	err = db.View(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket([]byte("meta")); b != nil {
+			stored = string(b.Get([]byte("storageVersion")))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("embedded etcd: read %s: %w", path, err)
+	}
+	if newer(stored, version.Version) {
+		return lb.Errorf(lb.ErrInvalid, "embedded etcd: the data in %s was written by etcd %s, newer than the %s built in; run a newer lb-admin or give another directory", dir, stored, version.Version)
+	}
+	return nil
+}
+
+// newer compares major and minor versions; what is no version is not newer.
+func newer(stored, ours string) bool {
+	var a, b [2]int
+	if n, _ := fmt.Sscanf(stored, "%d.%d", &a[0], &a[1]); n != 2 {
+		return false
+	}
+	if n, _ := fmt.Sscanf(ours, "%d.%d", &b[0], &b[1]); n != 2 {
+		return false
+	}
+	return a[0] > b[0] || a[0] == b[0] && a[1] > b[1]
 }
 
 func (s *Server) unlock() {
