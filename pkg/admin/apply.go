@@ -81,6 +81,7 @@ var errDryRun = errors.New("dry run")
 // carryOut makes the document the configuration, in one change, or tells what
 // that would do.
 func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, a application) error {
+	patience(w, a.wait)
 	var out ApplyResult
 	var base *lb.Snapshot
 	res, err := s.store.Update(r.Context(), audit(r, a.action, a.note), func(d *store.Draft) error {

@@ -16,9 +16,6 @@ import (
 // by other ways than the store.
 const eventNodePoll = 100 * time.Millisecond
 
-// eventWriteTime is how long a client may take to read what is on its way.
-const eventWriteTime = 30 * time.Second
-
 // events streams what happens (text/event-stream of the HTML standard, section
 // 9.2). A stream begins with an EventReset: what happened while nobody
 // listened is not kept, so whoever shows a picture draws it anew.
@@ -34,6 +31,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx in between would hold events back
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	e.send(EventReset, struct {
 		Revision int64 `json:"revision"`
 	}{e.snap.ConfigRevision})
@@ -97,7 +97,7 @@ func (e *eventStream) flush() error {
 		return e.err
 	}
 	// An error means that the connection knows no deadlines.
-	_ = e.rc.SetWriteDeadline(time.Now().Add(eventWriteTime))
+	_ = e.rc.SetWriteDeadline(time.Now().Add(writeTime))
 	e.err = e.rc.Flush()
 	return e.err
 }

@@ -237,6 +237,7 @@ func (s *Server) setState(w http.ResponseWriter, r *http.Request, q *query, acti
 	if err := q.err(); err != nil {
 		return err
 	}
+	patience(w, wait)
 	changed := false
 	snap, err := s.changeInstance(r, action, func(d *store.Draft, a *lb.Application, at int) error {
 		changed = a.Instances[at].State != state

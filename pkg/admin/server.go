@@ -269,6 +269,18 @@ func (s *Server) settled(ctx context.Context, revision int64) *lb.Snapshot {
 	return s.store.Current()
 }
 
+// patience lets the answer be written after the wait whatever the server's
+// write timeout is.
+func patience(w http.ResponseWriter, wait time.Duration) {
+	if wait > 0 {
+		// An error means that the connection knows no deadlines.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + writeTime))
+	}
+}
+
+// writeTime is how long a client may take to read what is on its way.
+const writeTime = 30 * time.Second
+
 // pause waits, and reports whether it waited to the end.
 func (s *Server) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

@@ -20,6 +20,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/rs/zerolog"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 	"difylb/pkg/store"
@@ -169,6 +170,53 @@ func TestMergePatch_ExamplesOfTheRFC(t *testing.T) {
 		got, err := patched([]byte(c[0]), []byte(c[1]))
 		if err != nil || string(got) != c[2] {
 			t.Errorf("%s with %s is %s, %v; want %s", c[0], c[1], got, err, c[2])
+		}
+	}
+}
+
+func FuzzMergePatch(f *testing.F) {
+	f.Add(`{"a":{"b":[1]}}`, `{"a":{"b":null,"c":{"d":null}}}`)
+	f.Add(`{"instances":[{"name":"a"}]}`, `{"instances":null,"queue":{"size":1}}`)
+	f.Add(`{}`, `{"":{"":{"":null}}}`)
+	f.Fuzz(func(t *testing.T, object, patch string) {
+		once, err := patched([]byte(object), []byte(patch))
+		if err != nil {
+			return
+		}
+		twice, err := patched(once, []byte(patch))
+		if err != nil || string(twice) != string(once) {
+			t.Errorf("%s with %s is %s, and again %s, %v", object, patch, once, twice, err)
+		}
+		if unchanged, err := patched(once, []byte(`{}`)); err != nil || string(unchanged) != string(once) {
+			t.Errorf("the empty patch of %s makes %s, %v", once, unchanged, err)
+		}
+	})
+}
+
+func TestFailureOf_MapsEveryKind(t *testing.T) {
+	for _, c := range []struct {
+		err    error
+		status int
+		kind   error // what the client makes of it
+	}{
+		{lb.Errorf(lb.ErrNotFound, "x"), 404, lb.ErrNotFound},
+		{lb.Errorf(lb.ErrExists, "x"), 409, lb.ErrExists},
+		{fmt.Errorf("put: %w", lb.Errorf(lb.ErrConflict, "x")), 409, lb.ErrConflict},
+		{lb.Errorf(lb.ErrInvalid, "x"), 422, lb.ErrInvalid},
+		{fmt.Errorf("put: %w", lb.Faults{{Path: "a", Message: "b"}}), 422, lb.ErrInvalid},
+		{lb.Errorf(lb.ErrUnavailable, "x"), 503, lb.ErrUnavailable},
+		{context.DeadlineExceeded, 503, lb.ErrUnavailable},
+		{&http.MaxBytesError{Limit: 5}, 413, nil},
+		{errors.New("a secret of the inside"), 500, nil},
+		{(condition{match: []string{"*"}}).check("x", 0), 412, lb.ErrConflict},
+	} {
+		f := failureOf(c.err)
+		e := &ProblemError{Problem: Problem{Type: typePrefix + f.kind, Status: f.status, Faults: f.faults, Detail: f.detail}}
+		if f.status != c.status || (c.kind != nil && !errors.Is(e, c.kind)) || (c.kind == nil && e.Unwrap() != nil) || e.Error() == "" {
+			t.Errorf("%v becomes %d %q (%v)", c.err, f.status, f.detail, e.Unwrap())
+		}
+		if strings.Contains(f.detail, "secret") {
+			t.Errorf("tells %q", f.detail)
 		}
 	}
 }
@@ -803,7 +851,10 @@ func TestErrors_StoreAway(t *testing.T) {
 		t.Error(r.body)
 	}
 	f.want(200, "", "GET", "/health", "")
-	f.want(200, RoleViewer, "GET", "/api/v1/apps/shop", "") // what is known is still told
+	// What is known is still told, and that it may be old.
+	if r := f.want(200, RoleViewer, "GET", "/api/v1/apps/shop", ""); r.header.Get(StaleHeader) == "" {
+		t.Error(r.header)
+	}
 }
 
 func TestErrors_BeforeTheFirstSnapshot(t *testing.T) {
@@ -1158,6 +1209,7 @@ func TestEvents_TellWhatHappens(t *testing.T) {
 		t.Error(err)
 	}
 	f.want(401, "", "GET", "/api/v1/events", "")
+	f.want(200, RoleViewer, "HEAD", "/api/v1/events", "")
 }
 
 func TestEvents_EndWithTheToken(t *testing.T) {
@@ -1451,6 +1503,34 @@ func TestOpenAPI_AnswersAreAsDescribed(t *testing.T) {
 	_ = json.Unmarshal([]byte(p.body), &v)
 	for _, fault := range conform(d, dig(d, "components", "schemas", "Problem"), v, "problem") {
 		t.Error(fault)
+	}
+}
+
+func TestOpenAPI_TheRealHubAnswersAsDescribed(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	hub := cluster.NewHub(cluster.HubOptions{NodeID: "n1", Log: zerolog.Nop()})
+	snap := *f.store.Current()
+	snap.Nodes = []lb.Node{{ID: "n1", Role: lb.RoleAdmin, BootID: "b", Started: time.Now()}, {ID: "p1", Role: lb.RoleProxy, BootID: "b", Started: time.Now()}}
+	hub.SetSnapshot(&snap)
+	f.server.hub = hub
+	var d map[string]any
+	if err := json.Unmarshal(f.server.openapi, &d); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/api/v1/status", "/status", "/api/v1/nodes", "/api/v1/explain"} {
+		r := f.want(200, RoleViewer, "GET", path+map[bool]string{true: "?app=shop&user=u"}[strings.HasSuffix(path, "explain")], "")
+		var v any
+		if err := json.Unmarshal([]byte(r.body), &v); err != nil {
+			t.Fatal(err)
+		}
+		for _, fault := range conform(d, dig(d, "paths", path, "get", "responses", "200", "content", "application/json", "schema"), v, path) {
+			t.Error(fault)
+		}
+	}
+	st, err := f.admin.Status(ctx)
+	if err != nil || st.Status != "running" || st.Nodes.Admins != 1 || st.Applications["shop"].Instances["dify1"].Status != "unknown" {
+		t.Errorf("%+v, %v", st, err)
 	}
 }
 
