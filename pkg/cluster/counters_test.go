@@ -107,6 +107,43 @@ func TestPersist_WritesInProportionToWhatChanges(t *testing.T) {
 	}
 }
 
+func TestPersist_AFailedWriteIsMadeUpForWhatever(t *testing.T) {
+	for _, applied := range []bool{false, true} {
+		store := newMemStore()
+		h := NewHub(HubOptions{Log: zerolog.Nop(), Counters: store})
+		const series = 300 // enough for a chunk to be sifted
+		seq := uint64(0)
+		report := func(i int, n uint64) { seq++; reportOne(h, seq, fmt.Sprint(i), n) }
+		for i := range series {
+			report(i, 1)
+		}
+		if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+			t.Fatal(err)
+		}
+		for i := range series {
+			report(i, 2)
+		}
+		store.fail = func() (bool, bool) { return !applied, applied }
+		if _, err := h.persist(context.Background(), Fence{}, false); err == nil {
+			t.Fatal("the store did not fail")
+		}
+		store.fail = func() (bool, bool) { return false, false }
+		report(7, 3) // one that changes among many that only failed
+		if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+			t.Fatal(err)
+		}
+		for i := range series {
+			want := uint64(2)
+			if i == 7 {
+				want = 3
+			}
+			if got := storedRequests(t, store, fmt.Sprint(i)); got != want {
+				t.Fatalf("applied=%v: series %d: %d stored, %d counted", applied, i, got, want)
+			}
+		}
+	}
+}
+
 func TestPersist_DividesChunksThatGrow(t *testing.T) {
 	store := newMemStore()
 	h := NewHub(HubOptions{Log: zerolog.Nop(), Counters: store})
