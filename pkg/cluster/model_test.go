@@ -421,7 +421,7 @@ func sameFigures(a, b stats.Totals) bool {
 // without having been applied. No observer sees a counter fall or exceed the
 // truth, and in the end all is counted exactly once.
 func TestSums_ExactUnderEveryInterleaving(t *testing.T) {
-	seeds := 300
+	seeds := 200
 	if testing.Short() {
 		seeds = 40
 	}
