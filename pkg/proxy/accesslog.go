@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -105,8 +106,8 @@ func (l *AccessLog) flush(spare []byte) []byte {
 	l.buf = spare[:0]
 	l.mu.Unlock()
 	if len(full) > 0 {
-		if _, err := l.out.Write(full); err != nil {
-			l.dropped.Add(1)
+		if n, err := l.out.Write(full); err != nil {
+			l.dropped.Add(uint64(bytes.Count(full[n:], []byte{'\n'})))
 		}
 	}
 	if cap(full) > accessLogBound/4 {
@@ -116,14 +117,16 @@ func (l *AccessLog) flush(spare []byte) []byte {
 }
 
 func (l *AccessLog) write(c *call, now time.Time) {
+	var space [768]byte
+	line := appendAccessLine(space[:0], c, now) // a hash and much formatting: not under the lock
 	l.mu.Lock()
-	if len(l.buf) > accessLogBound {
+	before := len(l.buf)
+	if before > accessLogBound {
 		l.mu.Unlock()
 		l.dropped.Add(1)
 		return
 	}
-	before := len(l.buf)
-	l.buf = appendAccessLine(l.buf, c, now)
+	l.buf = append(l.buf, line...)
 	loud := before < accessLogWake && len(l.buf) >= accessLogWake
 	l.mu.Unlock()
 	if loud {

@@ -12,7 +12,7 @@ import (
 // finish accounts for the call, once, whatever became of it. It runs also when
 // relay breaks the connection off by a panic.
 func (x *exchange) finish() {
-	if x.body != nil && x.bytesIn == 0 {
+	if x.body != nil && !x.upgraded {
 		x.bytesIn = x.body.bytesRead()
 		if n := len(x.tried); n > 0 {
 			x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)

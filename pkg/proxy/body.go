@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"net"
 	"os"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"difylb/pkg/lb"
@@ -19,22 +21,29 @@ import (
 const memoryBound = 64 << 10
 
 // body is a client's request body. It hands out readers that begin at the
-// first byte, one at a time, for as long as all that was read is still kept.
+// first byte, one after the other, for as long as all that was read is kept.
+//
+// An attempt that has failed may leave http.Transport still reading: reads of
+// the client are therefore made without the lock, one at a time, and what such
+// a read brings is kept for the next reader like any other.
 type body struct {
 	src      io.Reader
 	declared int64 // Content-Length, -1 when chunked
 	limit    int64
 	dir      string
-	deadline func(time.Time) // sets the read deadline of the connection
+	deadline func(time.Time) // sets the read deadline of the client; the zero time is none
 	timeout  time.Duration
 
-	mu   sync.Mutex // guards all below; held over a read of src: one reader at a time
-	mem  []byte     // the first bytes
-	file *os.File   // those after mem; unlinked
-	kept int64      // how many bytes mem and file hold
-	read int64      // how many have come from src
-	eof  bool
-	err  *bodyError // why src can't be read further
+	mu      sync.Mutex // guards all below; never held over a read of src
+	idle    sync.Cond  // on mu: reading has become 0
+	reading int        // size of the buffer that a read of src fills now; 0: no read
+	mem     []byte     // the first bytes; never changed, only appended to
+	file    *os.File   // those after mem; unlinked
+	kept    int64      // how many bytes mem and file hold
+	read    int64      // how many have come from src
+	eof     bool
+	closed  bool
+	err     *bodyError // why src can't be read further
 }
 
 // bodyError is a fault of the client's body.
@@ -57,16 +66,28 @@ func (b *body) checkDeclared() error {
 	return nil
 }
 
-// fill reads from the client into p. Callers hold mu.
-func (b *body) fill(p []byte) (int, error) {
-	if b.err != nil {
-		return 0, b.err
+// fillLocked reads from the client into p, behind any read that is under way. Callers
+// hold mu, which it gives up meanwhile.
+func (b *body) fillLocked(p []byte) (int, error) {
+	for b.reading > 0 {
+		b.idle.Wait()
 	}
-	if b.eof {
+	switch {
+	case b.closed:
+		return 0, errReaderClosed
+	case b.err != nil:
+		return 0, b.err
+	case b.eof:
 		return 0, io.EOF
 	}
+	b.reading = len(p)
+	b.mu.Unlock()
 	b.deadline(time.Now().Add(b.timeout))
 	n, err := b.src.Read(p)
+	b.deadline(time.Time{}) // it must not end the wait for the answer
+	b.mu.Lock()
+	b.reading = 0
+	b.idle.Broadcast()
 	b.read += int64(n)
 	switch {
 	case b.read > b.limit:
@@ -74,8 +95,6 @@ func (b *body) fill(p []byte) (int, error) {
 		return 0, b.err
 	case err == io.EOF:
 		b.eof = true
-		// The deadline must not end the wait for the answer.
-		b.deadline(time.Time{})
 	case err != nil:
 		b.err = readFault(err)
 		err = b.err
@@ -84,34 +103,45 @@ func (b *body) fill(p []byte) (int, error) {
 }
 
 func readFault(err error) *bodyError {
-	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &bodyError{lb.ReasonRequestTimeout, "the request body came too slowly"}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &bodyError{lb.ReasonBadRequest, "the request body ended before its declared length"}
-	case errors.As(err, &tooLarge):
-		return &bodyError{lb.ReasonTooLarge, "the request body is too large"}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+		return &bodyError{lb.ReasonClientGone, "the client went away"}
 	}
 	return &bodyError{lb.ReasonBadRequest, "the request body can't be read: it is malformed or the connection broke"}
 }
 
-// scan reads as far as the scanner needs to decide, keeping everything.
+// scan reads as far as the scanner needs to decide, keeping everything. Memory
+// grows with what has come, not with what was declared.
 func (b *body) scan(s *userid.Scanner) (userid.Verdict, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.declared > 0 && b.declared <= memoryBound {
-		b.mem = make([]byte, 0, b.declared)
-	}
-	buf := getBuffer()
-	defer putBuffer(buf)
+	var spool *[]byte
+	defer func() {
+		if spool != nil {
+			putBuffer(spool)
+		}
+	}()
 	for {
-		n, err := b.fill(*buf)
+		var p []byte
+		if len(b.mem) < memoryBound {
+			b.mem = slices.Grow(b.mem, b.growth())
+			p = b.mem[len(b.mem):min(cap(b.mem), memoryBound)]
+		} else {
+			if spool == nil {
+				spool = getBuffer()
+			}
+			p = *spool
+		}
+		n, err := b.fillLocked(p)
 		if n > 0 {
-			if kerr := b.keep((*buf)[:n]); kerr != nil {
+			if kerr := b.keepLocked(p[:n]); kerr != nil {
 				return userid.More, kerr
 			}
-			verdict, serr := s.Write((*buf)[:n])
+			verdict, serr := s.Write(p[:n])
 			if serr != nil || verdict != userid.More {
 				return verdict, serr
 			}
@@ -125,8 +155,20 @@ func (b *body) scan(s *userid.Scanner) (userid.Verdict, error) {
 	}
 }
 
-// keep appends to what is kept, in memory up to the bound, in a file beyond.
-func (b *body) keep(p []byte) error {
+// growth returns by how much mem is to grow for the next read.
+func (b *body) growth() int {
+	if len(b.mem) > 0 {
+		return len(b.mem)
+	}
+	if b.declared > 0 {
+		return int(min(b.declared+1, 4<<10))
+	}
+	return 1 << 10
+}
+
+// keepLocked appends to what is kept: to memory up to the bound, where p may
+// stand already, to a file beyond.
+func (b *body) keepLocked(p []byte) error {
 	if b.file == nil && len(b.mem)+len(p) <= memoryBound {
 		b.mem = append(b.mem, p...)
 		b.kept += int64(len(p))
@@ -148,11 +190,12 @@ func (b *body) keep(p []byte) error {
 	return nil
 }
 
-// replayable reports whether a reader may begin again.
+// replayable reports whether a reader may begin again: nothing was let go, and
+// a read that is still under way for an earlier reader can't change that.
 func (b *body) replayable() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.kept == b.read && b.err == nil
+	return b.kept == b.read && b.err == nil && (b.reading == 0 || b.kept+int64(b.reading) <= memoryBound)
 }
 
 // fault returns why the client's body can't be read, nil while it can.
@@ -182,16 +225,34 @@ func (b *body) length() int64 {
 	return -1
 }
 
-// close lets go of the file.
+// bytes returns the whole of a body that is in memory to its end. It is not to
+// be changed.
+func (b *body) bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.mem
+}
+
+// close ends reading, also a read under way, and lets go of the file. It
+// returns when nobody touches the client's connection any more.
 func (b *body) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.closed = true
+	for b.reading > 0 {
+		// Again and again, because the read may be about to set its own.
+		b.mu.Unlock()
+		b.deadline(aLongTimeAgo)
+		time.Sleep(100 * time.Microsecond)
+		b.mu.Lock()
+	}
 	if b.file != nil {
 		b.file.Close()
 		b.file = nil
-		b.kept = -1 // nobody may begin again
 	}
 }
+
+var aLongTimeAgo = time.Unix(1, 0)
 
 // reader returns a reader from the first byte on. Only for a replayable body,
 // and only after the previous reader was closed.
@@ -205,14 +266,20 @@ type bodyReader struct {
 	closed bool // guarded by b.mu
 }
 
-var errReaderClosed = errors.New("request body reader is closed")
+var (
+	errReaderClosed  = errors.New("request body reader is closed")
+	errNotReplayable = errors.New("request body was not kept")
+)
 
 func (r *bodyReader) Read(p []byte) (int, error) {
 	b := r.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for !r.closed && !b.closed && b.reading > 0 {
+		b.idle.Wait() // for what the reader before this one has begun
+	}
 	switch {
-	case r.closed:
+	case r.closed || b.closed:
 		return 0, errReaderClosed
 	case len(p) == 0:
 		return 0, nil
@@ -227,8 +294,10 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 			err = nil
 		}
 		return n, err
+	case r.off < b.read:
+		return 0, errNotReplayable
 	}
-	n, err := b.fill(p)
+	n, err := b.fillLocked(p)
 	// What comes now is kept as well while it is little and nothing was let go.
 	if n > 0 && b.kept == b.read-int64(n) && b.file == nil && b.read <= memoryBound {
 		b.mem = append(b.mem, p[:n]...)
@@ -246,6 +315,9 @@ func (r *bodyReader) Close() error {
 }
 
 var bufferPool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// eventPool is for streams: events are small, and a stream lives long.
+var eventPool = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
 
 func getBuffer() *[]byte  { return bufferPool.Get().(*[]byte) }
 func putBuffer(b *[]byte) { bufferPool.Put(b) }

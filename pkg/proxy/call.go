@@ -37,6 +37,8 @@ type call struct {
 	tried    []int
 	triedBuf [4]int
 	attempts int
+	firstTry time.Time // when the first attempt began
+	begun    bool      // bytes of an answer have gone to the client
 
 	// For the account.
 	instance  string
@@ -61,32 +63,38 @@ func refuse(reason lb.Reason, message string) *refusal {
 	return &refusal{reason: reason, message: message}
 }
 
-// checkTarget refuses paths that mean one thing here and another to an
-// instance: after decoding, a segment "." or ".." could leave /v1/.
-func checkTarget(path string) *refusal {
-	for i := range len(path) {
-		if c := path[i]; c <= ' ' || c >= 0x7f || c == '\\' {
-			return refuse(lb.ReasonBadRequest, "the request target holds a byte that must be percent-encoded")
-		}
+// checkTarget refuses targets that mean one thing here and another to an
+// instance: bytes that belong percent-encoded, a fragment, and dot segments,
+// which could leave /v1/ once somebody has decoded them.
+func checkTarget(path, query string) *refusal {
+	if !plain(path) || !plain(query) || strings.Contains(path, `\`) {
+		return refuse(lb.ReasonBadRequest, "the request target holds a byte that must be percent-encoded")
 	}
-	if !strings.Contains(path, "/.") && !strings.Contains(path, "%") {
+	if strings.Contains(path, "%") {
+		path = dotsAndSlashes.Replace(path)
+	} else if !strings.Contains(path, "/.") {
 		return nil
 	}
 	for seg := range strings.SplitSeq(path, "/") {
-		if dots := decodeDots(seg); dots == "." || dots == ".." {
+		if seg == "." || seg == ".." {
 			return refuse(lb.ReasonBadRequest, "the request target holds a dot segment; send the path without it")
 		}
 	}
 	return nil
 }
 
-// decodeDots decodes %2e and nothing else.
-func decodeDots(seg string) string {
-	if len(seg) > 6 {
-		return ""
+// plain reports whether s consists of what a path or query may hold, a
+// fragment's sign apart.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '#' {
+			return false
+		}
 	}
-	return strings.NewReplacer("%2e", ".", "%2E", ".").Replace(seg)
+	return true
 }
+
+var dotsAndSlashes = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/")
 
 // admitAddress asks the limit per client address.
 func (c *call) admitAddress() *refusal {
@@ -205,7 +213,9 @@ func (c *call) try(i int) {
 		c.tried = c.triedBuf[:0]
 	}
 	c.tried = append(c.tried, i)
-	c.attempts++
+	if c.attempts++; c.attempts == 1 {
+		c.firstTry = time.Now()
+	}
 	c.instance = c.app.app.Instances[i].Decl.Name
 }
 
@@ -215,7 +225,7 @@ func (c *call) try(i int) {
 // others to say.
 func (c *call) mayRetry(reason lb.Reason, status int, now time.Time) bool {
 	r := &c.app.app.Decl.Retry
-	if c.attempts > r.Attempts || now.Sub(c.start) >= r.Timeout.D() {
+	if c.begun || c.attempts > r.Attempts || now.Sub(c.firstTry) >= r.Timeout.D() {
 		return false
 	}
 	switch reason {

@@ -29,7 +29,7 @@ func errorBody(reason lb.Reason, message, requestID string) []byte {
 }
 
 // writeRefusal answers by ourselves.
-func writeRefusal(w http.ResponseWriter, ref *refusal, requestID string) (status int, n int64) {
+func writeRefusal(w http.ResponseWriter, ref *refusal, requestID string) (n int64) {
 	body := errorBody(ref.reason, ref.message, requestID)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -49,7 +49,7 @@ func writeRefusal(w http.ResponseWriter, ref *refusal, requestID string) (status
 	}
 	w.WriteHeader(ref.reason.Status())
 	written, _ := w.Write(body)
-	return ref.reason.Status(), int64(written)
+	return int64(written)
 }
 
 // retryAfterSeconds rounds up: a client that waits so long is let in.

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +21,7 @@ type condition = route.Condition
 // handler drives calls with net/http: HTTP/1.1 and HTTP/2 requests alike.
 type handler struct {
 	p *Proxy
-	s *Server // nil in tests that need no tunnels
+	s *Server
 }
 
 // exchange is a call together with the sockets it is about.
@@ -29,12 +32,19 @@ type exchange struct {
 	r    *http.Request
 	rc   *http.ResponseController
 	base http.Header // upstream fields common to all attempts
-	body *body       // nil when the request has none
+	body *body       // nil when the request has none, or none was looked at yet
 }
 
+// bodyLinger is how long what is left of a request's body may take to come
+// before its connection is given up.
+const bodyLinger = time.Second
+
 func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.s.requests.add(1)
+	defer h.s.requests.add(-1)
 	x := &exchange{s: h.s, w: w, r: r, rc: http.NewResponseController(w)}
 	x.p, x.start, x.method = h.p, time.Now(), r.Method
+	x.reason = lb.ReasonInternal // until it is known better
 	x.shard, _ = r.Context().Value(shardKey{}).(uint32)
 	x.path, x.query = target(r)
 	x.proto = "http"
@@ -47,8 +57,24 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var trusted bool
 	x.client, trusted = h.p.clientAddress(r.RemoteAddr, r.Header)
 	defer x.finish()
+	if r.ContentLength != 0 {
+		// Without it net/http reads a body to its end before it lets an answer out.
+		_ = x.rc.EnableFullDuplex()
+		defer x.settleBody()
+	}
+	if h.p.draining.Load() {
+		w.Header().Set("Connection", "close") // the client's next request is to go elsewhere
+	}
 	if ref := x.serve(trusted); ref != nil {
 		x.refuse(ref)
+	}
+}
+
+// settleBody bounds what net/http does next: it reads a rest of the body, if
+// that is short, to use the connection further.
+func (x *exchange) settleBody() {
+	if x.body == nil || !x.body.eof {
+		_ = x.rc.SetReadDeadline(time.Now().Add(bodyLinger))
 	}
 }
 
@@ -56,8 +82,12 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // request target (RFC 9112 section 3.2.2) is brought into origin form.
 func target(r *http.Request) (path, query string) {
 	t := r.RequestURI
-	if !strings.HasPrefix(t, "/") {
-		t = r.URL.RequestURI()
+	if _, rest, ok := strings.Cut(t, "://"); ok && !strings.HasPrefix(t, "/") {
+		if i := strings.IndexAny(rest, "/?"); i < 0 {
+			t = "/"
+		} else if t = rest[i:]; t[0] == '?' {
+			t = "/" + t
+		}
 	}
 	path, query, _ = strings.Cut(t, "?")
 	return path, query
@@ -77,7 +107,7 @@ func (x *exchange) serve(trusted bool) *refusal {
 	case !strings.HasPrefix(x.path, "/v1/"):
 		return refuse(lb.ReasonNotFound, "there is nothing here; Dify's API is under /v1/")
 	}
-	if ref := checkTarget(x.path); ref != nil {
+	if ref := checkTarget(x.path, x.query); ref != nil {
 		return ref
 	}
 	if x.v = x.p.view.Load(); x.v == nil {
@@ -115,6 +145,11 @@ func (x *exchange) checkHead() *refusal {
 	case x.method == http.MethodConnect || x.method == http.MethodTrace:
 		return &refusal{reason: lb.ReasonNotImplemented, message: "the method " + x.method + " is not supported", close: true}
 	}
+	if len(x.r.Header["Transfer-Encoding"]) > 0 || x.r.URL.User != nil || len(x.r.Header["Content-Type"]) > 1 {
+		// A transfer coding in HTTP/1.0 (net/http has taken it out of HTTP/1.1
+		// heads), and two opinions on what the body is.
+		return &refusal{reason: lb.ReasonBadRequest, message: "the request head is malformed", close: true}
+	}
 	fields := 0
 	for _, values := range x.r.Header {
 		fields += len(values)
@@ -136,6 +171,7 @@ func (x *exchange) openBody() *refusal {
 		timeout:  x.p.opts.Limits.BodyTimeout,
 		deadline: func(t time.Time) { _ = x.rc.SetReadDeadline(t) },
 	}
+	x.body.idle.L = &x.body.mu
 	if err := x.body.checkDeclared(); err != nil {
 		return x.bodyRefusal(err)
 	}
@@ -184,7 +220,7 @@ func (x *exchange) scanBody() (string, userid.Source, *refusal) {
 // bodyRefusal answers for a body that can't be read or understood.
 func (x *exchange) bodyRefusal(err error) *refusal {
 	if x.r.Context().Err() != nil {
-		return refuse(lb.ReasonClientGone, "")
+		return refuse(x.interrupted(), "the proxy is shutting down")
 	}
 	switch e := err.(type) {
 	case *bodyError:
@@ -199,14 +235,40 @@ func (x *exchange) bodyRefusal(err error) *refusal {
 	return &refusal{reason: lb.ReasonInternal, message: "the request body could not be kept", close: true}
 }
 
+// interrupted says why the request's context has ended.
+func (x *exchange) interrupted() lb.Reason {
+	if errors.Is(context.Cause(x.r.Context()), errShutdown) {
+		return lb.ReasonShutdown
+	}
+	return lb.ReasonClientGone
+}
+
 // refuse sends an answer of our own, unless the client is gone.
 func (x *exchange) refuse(ref *refusal) {
-	x.reason = ref.reason
+	x.reason, x.status = ref.reason, ref.reason.Status()
 	if ref.reason == lb.ReasonClientGone {
-		x.status = ref.reason.Status()
-		return
+		// To return would send an empty 200 to whoever may still be there.
+		panic(http.ErrAbortHandler)
 	}
-	x.status, x.bytesOut = writeRefusal(x.w, ref, x.id)
+	if n := x.r.ContentLength; (n < 0 || n > 256<<10) && (x.body == nil || !x.body.eof) {
+		ref.close = true // nobody is going to read that much for nothing
+	}
+	x.beforeWrite()
+	x.bytesOut = writeRefusal(x.w, ref, x.id)
+}
+
+// beforeWrite gives the client its time to take what is written next. When the
+// request is over the server takes the deadline back, see Server.connState.
+func (x *exchange) beforeWrite() {
+	_ = x.rc.SetWriteDeadline(time.Now().Add(x.p.opts.Limits.WriteTimeout))
+}
+
+// afterWrite is due after a write that is not the last. In HTTP/2 the deadline
+// would end the stream even when nothing is being written.
+func (x *exchange) afterWrite() {
+	if x.r.ProtoMajor > 1 {
+		_ = x.rc.SetWriteDeadline(time.Time{})
+	}
 }
 
 // serveHealth answers GET /health: whether this proxy takes traffic.
@@ -224,7 +286,7 @@ func (x *exchange) serveHealth() *refusal {
 // serveStatus answers GET /status: the whole cluster, for those who may see it.
 func (x *exchange) serveStatus() *refusal {
 	ap, err := netip.ParseAddrPort(x.r.RemoteAddr)
-	if err != nil || !x.p.opts.StatusAllow(ap.Addr()) || !x.p.opts.StatusAllow(x.client) {
+	if err != nil || !x.p.opts.StatusAllow(ap.Addr().Unmap()) || !x.p.opts.StatusAllow(x.client) {
 		return refuse(lb.ReasonForbidden, "the status is not shown to this address; see --status-allow")
 	}
 	if x.p.opts.Status == nil {
@@ -239,9 +301,13 @@ func (x *exchange) serveJSON(status int, body []byte) {
 		x.w.Header().Set("Allow", "GET, HEAD")
 		status, body = http.StatusMethodNotAllowed, []byte(`{"code":"method_not_allowed","message":"use GET","status":405,"error":"use GET","request_id":"`+x.id+"\"}\n")
 	}
-	x.w.Header().Set("Content-Type", "application/json")
-	x.w.Header().Set("Cache-Control", "no-store")
+	h := x.w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Request-Id", x.id)
+	x.beforeWrite()
 	x.w.WriteHeader(status)
 	n, _ := x.w.Write(body)
-	x.status, x.bytesOut = status, int64(n)
+	x.status, x.reason, x.bytesOut = status, lb.ReasonOK, int64(n)
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"difylb/pkg/route"
@@ -34,14 +35,49 @@ func removeHopByHop(h http.Header) {
 
 // upgradeOf returns the protocol that a head asks for or agrees to switch to, "" for none.
 func upgradeOf(h http.Header) string {
-	for _, v := range h["Connection"] {
-		for name := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(name), "upgrade") {
-				return strings.Join(h["Upgrade"], ", ")
+	if hasToken(h["Connection"], "upgrade") {
+		return strings.Join(h["Upgrade"], ", ")
+	}
+	return ""
+}
+
+// hasToken reports whether a field that is a list holds the word.
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for word := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(word), token) {
+				return true
 			}
 		}
 	}
-	return ""
+	return false
+}
+
+// upgradeAllowed reports whether a client may ask for it. Another HTTP inside
+// a tunnel would carry requests that nobody has looked at.
+func upgradeAllowed(upgrade string) bool {
+	for word := range strings.SplitSeq(strings.ToLower(upgrade), ",") {
+		if word = strings.TrimSpace(word); strings.HasPrefix(word, "h2") || strings.HasPrefix(word, "http/") || strings.HasPrefix(word, "tls/") {
+			return false
+		}
+	}
+	return upgrade != ""
+}
+
+// offered reports whether the client has asked for the protocol that the
+// instance switches to.
+func offered(asked []string, protocol string) bool {
+	return protocol != "" && hasToken(asked, protocol)
+}
+
+// trailerAllowed reports whether a trailer field is passed on: nothing that
+// frames, routes or authenticates (RFC 9110 section 6.5.1).
+func trailerAllowed(name string) bool {
+	switch name {
+	case "Authorization", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "Cookie", "Host", "Set-Cookie", "X-User-Id":
+		return false
+	}
+	return !slices.Contains(hopByHop, name) && !slices.Contains(forwarding, name) && !strings.ContainsRune(name, '_')
 }
 
 // clientAddress returns who is asking: the peer, or, when the peer is a
@@ -100,7 +136,7 @@ func headerSafe(s string) string {
 // what instances are told about the client.
 func (x *exchange) baseHeader(trusted bool) http.Header {
 	h := x.r.Header.Clone()
-	trailers := strings.EqualFold(h.Get("Te"), "trailers")
+	trailers := hasToken(h["Te"], "trailers")
 	upgrade := upgradeOf(h)
 	removeHopByHop(h)
 	for name := range h {
@@ -111,6 +147,16 @@ func (x *exchange) baseHeader(trusted bool) http.Header {
 	}
 	h.Del("Expect") // answered here
 	h.Del("Authorization")
+	h.Del("Http2-Settings")
+	if key, ok := h["Idempotency-Key"]; ok {
+		// Spelt so, http.Transport would repeat even a POST that broke.
+		delete(h, "Idempotency-Key")
+		h["idempotency-key"] = key
+	}
+	if key, ok := h["X-Idempotency-Key"]; ok {
+		delete(h, "X-Idempotency-Key")
+		h["x-idempotency-key"] = key
+	}
 	prior, proto, host := "", "", ""
 	if trusted {
 		prior = strings.Join(h["X-Forwarded-For"], ", ")
@@ -139,12 +185,14 @@ func (x *exchange) baseHeader(trusted bool) http.Header {
 		host = x.r.Host
 	}
 	h.Set("X-Forwarded-Proto", proto)
-	h.Set("X-Forwarded-Host", host)
+	if host != "" {
+		h.Set("X-Forwarded-Host", host)
+	}
 	h.Set("X-Request-Id", x.id)
 	if trailers {
 		h.Set("Te", "trailers")
 	}
-	if upgrade != "" {
+	if upgradeAllowed(upgrade) && x.r.ProtoAtLeast(1, 1) {
 		h.Set("Connection", "Upgrade")
 		h.Set("Upgrade", upgrade)
 	}

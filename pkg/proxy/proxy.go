@@ -7,14 +7,18 @@
 // The life of one request, and where to read it:
 //
 //	server.go    accept, limits of connections, shutdown
+//	conn.go      a client's connection: errors below the handler
 //	handler.go   local answers, and the steps of a routed request in order
-//	identify.go  user token → application, then the user id
-//	place.go     rate limits, the instance, the next one after a failure
+//	call.go      what decides: application, user, limits, instance, retry
 //	body.go      the client's body: scanned, kept as far as needed, replayed
-//	upstream.go  one attempt on one instance
-//	relay.go     the answer on its way back, upgrades
+//	upstream.go  the pool of connections to one instance
+//	relay.go     attempts on instances, the answer on its way back, upgrades
+//	stop.go      stops, which may concern several instances
+//	tasks.go     which instance runs which task
 //	headers.go   what is rewritten in both heads
-//	account.go   counters, passive health and the access log
+//	view.go      a Table with the run-time state beside it
+//	account.go   counters at the end of a request
+//	accesslog.go one line per request
 package proxy
 
 import (
@@ -173,6 +177,24 @@ func (p *Proxy) SetProxies(n int) {
 	}
 	for _, st := range p.states {
 		st.setShare(n)
+	}
+}
+
+// SetDraining says that this proxy is about to stop: GET /health answers 503,
+// and clients are asked to open their next connection elsewhere. Requests are
+// served as before.
+func (p *Proxy) SetDraining(draining bool) { p.draining.Store(draining) }
+
+// Draining reports what SetDraining said.
+func (p *Proxy) Draining() bool { return p.draining.Load() }
+
+// Close closes the idle connections to all instances. Call it after
+// Server.Shutdown; connections that are in use close when they are done.
+func (p *Proxy) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, st := range p.states {
+		st.retire()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -28,28 +29,22 @@ func (x *exchange) forward() *refusal {
 			return ref
 		}
 	}
-	last := refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
-	for i := x.choose(x.start); i >= 0; i = x.choose(time.Now()) {
-		ref, again := x.attempt(i)
-		if !again {
-			return ref
-		}
-		if ref != nil {
-			last = ref
-		}
-		if x.body != nil && !x.body.replayable() {
-			return last
-		}
+	ref := refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
+	for i := x.choose(x.start); i >= 0; {
+		ref, i = x.attempt(i)
 	}
-	return last
+	return ref
 }
 
-// attempt sends the request to instance i. again: another instance may be
-// tried; ref is then what to answer if there is none.
-func (x *exchange) attempt(i int) (ref *refusal, again bool) {
+// none stands for the index of an instance where there is none.
+const none = -1
+
+// attempt sends the request to instance i. It returns the refusal to answer
+// with, nil when the answer was relayed, or else the instance to try next.
+func (x *exchange) attempt(i int) (ref *refusal, next int) {
 	in := x.app.instances[i]
 	if ref := x.enter(in); ref != nil {
-		return ref, false
+		return ref, none
 	}
 	x.try(i)
 	a := &attempt{x: x, i: i, in: in, route: &x.app.app.Instances[i], start: time.Now(), retry: x.attempts > 1}
@@ -67,19 +62,31 @@ func (x *exchange) attempt(i int) (ref *refusal, again bool) {
 		a.reason = lb.ReasonBusy
 	}
 	if a.reason != lb.ReasonOK {
+		if next := x.next(a.reason, resp.StatusCode); next >= 0 {
+			return nil, next
+		}
 		// Its answer is worth more than one of ours, but for a 401, which the
 		// user would take for his own.
-		if x.mayRetry(a.reason, resp.StatusCode, time.Now()) && (x.body == nil || x.body.replayable()) && x.choose(time.Now()) >= 0 {
-			return nil, true
-		}
 		if a.reason == lb.ReasonTokenRejected {
-			return refuse(a.reason, failureMessage(a.reason)), false
+			return refuse(a.reason, failureMessage(a.reason)), none
 		}
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return a.tunnel(resp), false
+		return a.tunnel(resp), none
 	}
-	return a.relay(resp), false
+	a.relay(resp)
+	return nil, none
+}
+
+// next returns the instance to try after an attempt that ended for that
+// reason, none when that was the last. An instance on trial admits one request
+// at a time, so what is chosen here is to be tried.
+func (x *exchange) next(reason lb.Reason, status int) int {
+	now := time.Now()
+	if !x.mayRetry(reason, status, now) || (x.body != nil && !x.body.replayable()) {
+		return none
+	}
+	return x.choose(now)
 }
 
 // enter waits for room at an instance that is at its max_in_flight. Stops pass.
@@ -100,7 +107,7 @@ func (x *exchange) enter(in *instanceState) *refusal {
 	case errors.Is(err, limit.ErrQueueTimeout):
 		return refuse(lb.ReasonQueueTimeout, "the user's instance was busy for too long")
 	}
-	return refuse(lb.ReasonClientGone, "")
+	return refuse(x.interrupted(), failureMessage(lb.ReasonShutdown))
 }
 
 // attempt is one request to one instance.
@@ -114,7 +121,7 @@ type attempt struct {
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	watch  *time.Timer // cancels when nothing moves for timeouts.read
+	watch  *watchdog // cancels when nothing moves
 	reader *bodyReader
 
 	reason    lb.Reason
@@ -125,11 +132,10 @@ type attempt struct {
 
 // end accounts for the attempt, whatever became of it.
 func (a *attempt) end() {
-	if a.watch != nil {
-		a.watch.Stop()
-	}
-	if a.cancel != nil {
-		a.cancel(nil)
+	a.watch.stop()
+	a.cancel(nil)
+	if a.reader != nil {
+		a.reader.Close() // the transport may still be at it
 	}
 	now := time.Now()
 	a.in.stats.End(a.x.shard, stats.Sample{
@@ -141,52 +147,74 @@ func (a *attempt) end() {
 }
 
 // failed decides what follows an attempt without an answer.
-func (a *attempt) failed(reason lb.Reason) (*refusal, bool) {
+func (a *attempt) failed(reason lb.Reason) (*refusal, int) {
 	x := a.x
 	a.reason = reason
-	if x.body != nil {
+	if x.body != nil && reason != lb.ReasonConnectFailed {
 		if fault := x.body.fault(); fault != nil { // the client's doing, not the instance's
 			a.reason = fault.reason
-			return x.bodyRefusal(fault), false
+			return x.bodyRefusal(fault), none
 		}
 	}
-	if reason == lb.ReasonClientGone {
-		return refuse(reason, ""), false
-	}
-	ref := refuse(reason, failureMessage(reason))
-	return ref, x.mayRetry(reason, 0, time.Now())
+	return refuse(reason, failureMessage(reason)), x.next(reason, 0)
 }
 
 // send writes the request and waits for the head of the answer. A nil response
 // comes with the reason.
 func (a *attempt) send() (*http.Response, lb.Reason) {
-	x, app := a.x, a.x.app.app.Decl
-	a.in.upstream.connect.Store(int64(app.Timeouts.Connect))
+	x, timeouts := a.x, &a.x.app.app.Decl.Timeouts
+	a.in.upstream.connect.Store(int64(timeouts.Connect))
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	a.cancel = cancel
-	read := app.Timeouts.Read.D()
-	a.watch = time.AfterFunc(app.Timeouts.Connect.D()+read, func() { cancel(errUpstreamTimeout) })
+	a.watch = newWatchdog(timeouts.Connect.D()+timeouts.Read.D(), func() { cancel(errUpstreamTimeout) })
 
 	var connected atomic.Bool
+	var conn atomic.Pointer[upstreamConn]
+	var use atomic.Uint64 // of conn
 	informational := &informational{x: x}
 	a.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:        func(httptrace.GotConnInfo) { connected.Store(true); a.watch.Reset(read) },
+		GotConn: func(info httptrace.GotConnInfo) {
+			c := upstreamConnOf(info.Conn)
+			use.Store(c.begin(info.Reused, info.IdleTime))
+			conn.Store(c)
+			connected.Store(true)
+			a.watch.expect(timeouts.Read.D())
+		},
+		PutIdleConn: func(err error) {
+			if c := conn.Load(); c != nil && err == nil {
+				c.end(use.Load())
+			}
+		},
 		Got1xxResponse: informational.forward,
 	})
-	req := a.request(read)
-	resp, err := a.in.upstream.transport.RoundTrip(req)
+	resp, err := a.in.upstream.transport.RoundTrip(a.request())
+	for err != nil && ctx.Err() == nil && conn.Load().unwritten() && (x.body == nil || x.body.replayable()) {
+		// An idle connection that the instance had closed: this was no attempt.
+		conn.Store(nil)
+		connected.Store(false)
+		if a.reader != nil {
+			a.reader.Close()
+		}
+		resp, err = a.in.upstream.transport.RoundTrip(a.request())
+	}
 	informational.done()
 	if err != nil {
-		if a.reader != nil {
-			a.reader.Close() // the transport may still be at it
-		}
 		return nil, failure(ctx, err, connected.Load())
 	}
-	a.watch.Reset(read)
+	a.watch.expect(timeouts.Read.D())
 	return resp, lb.ReasonOK
 }
 
-func (a *attempt) request(read time.Duration) *http.Request {
+func (a *attempt) request() *http.Request {
+	req := a.head()
+	if a.x.body != nil {
+		a.addBody(req)
+	}
+	return req
+}
+
+// head returns the request without a body.
+func (a *attempt) head() *http.Request {
 	x := a.x
 	scheme := "http"
 	if a.route.TLS {
@@ -203,55 +231,125 @@ func (a *attempt) request(read time.Duration) *http.Request {
 	if a.route.PreserveHost {
 		req.Host = x.r.Host
 	}
-	if x.body != nil {
-		a.reader = x.body.reader()
-		req.Body = progressReader{a.reader, func() { a.watch.Reset(read) }}
-		req.ContentLength = x.body.length()
-		if len(x.r.Trailer) > 0 {
-			req.Trailer = x.r.Trailer // filled in when the body has been read
-		}
-	}
 	return req.WithContext(a.ctx)
 }
 
-// progressReader tells of every piece, so that a slow upload is not taken for
-// a silent instance.
-type progressReader struct {
-	*bodyReader
-	progress func()
+// addBody gives the request the client's body.
+func (a *attempt) addBody(req *http.Request) {
+	x := a.x
+	req.ContentLength = x.body.length()
+	var trailer http.Header
+	if len(x.r.Trailer) > 0 {
+		req.ContentLength = -1 // only a chunked body has trailers
+		trailer = make(http.Header)
+		for name := range x.r.Trailer {
+			if trailerAllowed(name) {
+				trailer[name] = nil
+			}
+		}
+		req.Trailer = trailer
+	}
+	a.reader = x.body.reader()
+	req.Body = &uploadReader{bodyReader: a.reader, a: a, trailer: trailer}
 }
 
-func (r progressReader) Read(p []byte) (int, error) {
+// uploadReader tells the watchdog whom it waits for: the client while it is
+// being read, which has a time limit of its own, else the instance that is to
+// take what was read.
+type uploadReader struct {
+	*bodyReader
+	a       *attempt
+	trailer http.Header // filled in at the end; nil for none
+}
+
+func (r *uploadReader) Read(p []byte) (int, error) {
+	r.a.watch.pause()
 	n, err := r.bodyReader.Read(p)
-	r.progress()
+	timeouts := &r.a.x.app.app.Decl.Timeouts
+	if err == nil {
+		r.a.watch.expect(timeouts.Send.D())
+		return n, nil
+	}
+	r.a.watch.expect(timeouts.Read.D())
+	if err == io.EOF && r.trailer != nil {
+		for name := range r.trailer {
+			r.trailer[name] = r.a.x.r.Trailer[name]
+		}
+	}
 	return n, err
+}
+
+// watchdog calls a function when nothing has happened for as long as it was
+// told to expect. Safe for concurrent use.
+type watchdog struct {
+	mu      sync.Mutex // guards timer against a late expect
+	timer   *time.Timer
+	stopped bool
+}
+
+func newWatchdog(d time.Duration, bark func()) *watchdog {
+	return &watchdog{timer: time.AfterFunc(d, bark)}
+}
+
+// expect begins to wait anew.
+func (w *watchdog) expect(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.stopped {
+		w.timer.Reset(d)
+	}
+}
+
+// pause stops waiting until the next expect.
+func (w *watchdog) pause() { w.timer.Stop() }
+
+// stop stops waiting for good.
+func (w *watchdog) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
 }
 
 // informational passes 1xx answers on. They come from the transport's
 // goroutine, and not after the final answer.
 type informational struct {
 	x     *exchange
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the fields below, and x.w before the final answer
 	ended bool
+	count int
 }
 
 func (f *informational) forward(code int, header textproto.MIMEHeader) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// 100 was for us, 101 is the final answer to an upgrade.
-	if f.ended || code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+	// 100 was for us, 101 is the final answer to an upgrade, and HTTP/1.0 knows
+	// none (RFC 9110 section 15.2).
+	if f.ended || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !f.x.r.ProtoAtLeast(1, 1) {
 		return nil
 	}
-	h := f.x.w.Header()
+	if f.count++; f.count > maxInformational {
+		return errTooManyInformational
+	}
 	fields := http.Header(header)
 	removeHopByHop(fields)
-	for k, vv := range fields {
-		h[k] = vv
-	}
+	fields.Del("Authorization")
+	h := f.x.w.Header()
+	ours := h.Clone()
+	maps.Copy(h, fields)
+	f.x.begun = true
+	f.x.beforeWrite()
 	f.x.w.WriteHeader(code)
+	f.x.afterWrite()
 	clear(h)
+	maps.Copy(h, ours)
 	return nil
 }
+
+// maxInformational is how many interim answers an instance may send.
+const maxInformational = 8
+
+var errTooManyInformational = errors.New("too many 1xx answers")
 
 func (f *informational) done() {
 	f.mu.Lock()
@@ -281,88 +379,164 @@ type putBack struct {
 var watchers = sync.Pool{New: func() any { return new(dify.Watcher) }}
 
 // relay passes the answer on as it arrives.
-func (a *attempt) relay(resp *http.Response) *refusal {
+func (a *attempt) relay(resp *http.Response) {
 	x := a.x
-	x.answerHeader(x.w.Header(), resp.Header)
-	for name := range resp.Trailer {
-		x.w.Header().Add("Trailer", name)
-	}
 	contentType := resp.Header.Get("Content-Type")
 	a.stream = strings.HasPrefix(contentType, "text/event-stream")
 	if a.stream {
 		a.in.stats.StreamBegin(x.shard)
 	}
 	x.status, x.reason, x.firstByte = resp.StatusCode, a.reason, time.Since(x.start)
-	x.w.WriteHeader(resp.StatusCode)
-	if a.stream {
-		_ = x.rc.Flush() // the head at once, before the first event
-	}
 	var watcher *dify.Watcher
 	if resp.Header.Get("Content-Encoding") == "" {
 		watcher = watchers.Get().(*dify.Watcher)
 		watcher.Reset(contentType, resp.StatusCode, x.kind)
 		defer watchers.Put(watcher)
 	}
+	a.answerHead(resp)
 	err := a.copy(resp, watcher)
 	if watcher != nil {
 		a.learn(watcher, resp.StatusCode)
 	}
 	switch {
 	case err == nil:
-		for name, values := range resp.Trailer {
-			x.w.Header()[name] = values
-		}
-		return nil
+		a.answerTrailer(resp)
+		return
 	case errors.Is(err, errClientGone):
-		a.reason, x.reason = lb.ReasonClientGone, lb.ReasonClientGone
+		a.reason = lb.ReasonClientGone
 	default:
 		a.reason = failure(a.ctx, err, true)
-		x.reason = a.reason
+		if x.body != nil {
+			if fault := x.body.fault(); fault != nil && a.reason != lb.ReasonUpstreamTimeout {
+				a.reason = fault.reason // the client broke off sending, so the instance did, too
+			}
+		}
 	}
+	x.reason = a.reason
 	// The head is gone out: only breaking off tells the client that this is
 	// not the end. net/http does that when a handler panics with this value.
 	panic(http.ErrAbortHandler)
 }
 
+func (a *attempt) answerHead(resp *http.Response) {
+	x := a.x
+	h := x.w.Header()
+	x.answerHeader(h, resp.Header)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // keeps net/http from guessing one
+	}
+	for name := range resp.Trailer {
+		if trailerAllowed(name) {
+			h.Add("Trailer", name)
+		}
+	}
+	x.begun = true
+	x.beforeWrite()
+	x.w.WriteHeader(resp.StatusCode)
+}
+
+func (a *attempt) answerTrailer(resp *http.Response) {
+	for name, values := range resp.Trailer {
+		if trailerAllowed(name) {
+			a.x.w.Header()[http.TrailerPrefix+name] = values
+		}
+	}
+}
+
+// headDelay is how long the head of an answer waits for the first bytes of the
+// body, to go out in one packet with them.
+const headDelay = 2 * time.Millisecond
+
+// flushHead sends the head of an answer whose body lets itself be waited for:
+// at once if it is a stream. The returned function is due when the body has
+// begun, and before anything else is written.
+func (a *attempt) flushHead(resp *http.Response) (begun func()) {
+	x := a.x
+	if a.stream {
+		_ = x.rc.Flush()
+		x.afterWrite()
+		return func() {}
+	}
+	if resp.ContentLength == 0 || resp.Body == http.NoBody {
+		return func() {}
+	}
+	var mu sync.Mutex
+	over := false
+	timer := time.AfterFunc(headDelay, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			_ = x.rc.Flush()
+			x.afterWrite()
+		}
+	})
+	return func() {
+		if !timer.Stop() {
+			mu.Lock() // it may be at it
+			defer mu.Unlock()
+			over = true
+		}
+	}
+}
+
 // copy moves the body, each piece as soon as it is there.
 func (a *attempt) copy(resp *http.Response, watcher *dify.Watcher) error {
 	x := a.x
-	buf := getBuffer()
-	defer putBuffer(buf)
+	pool := &bufferPool
+	if a.stream {
+		pool = &eventPool
+	}
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
+	begun := a.flushHead(resp)
 	read := x.app.app.Decl.Timeouts.Read.D()
-	write := x.p.opts.Limits.WriteTimeout
 	left := resp.ContentLength
-	for {
+	for first := true; ; first = false {
 		n, err := resp.Body.Read(*buf)
+		if first {
+			begun()
+		}
 		if n > 0 {
-			a.watch.Reset(read)
+			a.watch.expect(read)
 			if watcher != nil {
 				a.saw(watcher, watcher.Write((*buf)[:n]))
 			}
-			_ = x.rc.SetWriteDeadline(time.Now().Add(write))
-			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
-				return errClientGone
-			}
-			x.bytesOut += int64(n)
-			a.in.stats.Flow(x.shard, 0, int64(n))
 			// With the last piece of a known length net/http flushes by itself.
-			if left -= int64(n); left != 0 && err == nil {
-				if ferr := x.rc.Flush(); ferr != nil {
-					return errClientGone
-				}
+			left -= int64(n)
+			if werr := a.pass((*buf)[:n], left != 0 && err == nil); werr != nil {
+				return werr
 			}
 		}
 		if err == io.EOF {
-			_ = x.rc.SetWriteDeadline(time.Time{})
+			x.beforeWrite() // for what net/http still holds
 			return nil
 		}
 		if err != nil {
-			if x.r.Context().Err() != nil && !errors.Is(context.Cause(x.r.Context()), errShutdown) {
+			if x.r.Context().Err() != nil && x.interrupted() == lb.ReasonClientGone {
 				return errClientGone
 			}
 			return err
 		}
 	}
+}
+
+// pass writes a piece of the answer to the client.
+func (a *attempt) pass(p []byte, more bool) error {
+	x := a.x
+	x.beforeWrite()
+	if _, err := x.w.Write(p); err != nil {
+		return errClientGone
+	}
+	x.bytesOut += int64(len(p))
+	a.in.stats.Flow(x.shard, 0, int64(len(p)))
+	if !more {
+		return nil
+	}
+	if err := x.rc.Flush(); err != nil {
+		return errClientGone
+	}
+	x.afterWrite()
+	return nil
 }
 
 // saw notes what a piece of the answer brought.
@@ -394,7 +568,8 @@ func (a *attempt) learn(w *dify.Watcher, status int) {
 func (a *attempt) tunnel(resp *http.Response) *refusal {
 	x := a.x
 	upstream, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || !strings.EqualFold(upgradeOf(resp.Header), upgradeOf(x.r.Header)) || upgradeOf(x.r.Header) == "" {
+	protocol := upgradeOf(resp.Header)
+	if !ok || !offered(x.base["Upgrade"], protocol) {
 		a.reason = lb.ReasonUpstreamInvalid
 		return refuse(a.reason, "the instance switched to a protocol that was not asked for")
 	}
@@ -404,18 +579,15 @@ func (a *attempt) tunnel(resp *http.Response) *refusal {
 		return refuse(a.reason, "the connection can't be upgraded")
 	}
 	defer client.Close()
-	if x.s != nil {
-		defer x.s.tunnel(client)()
-	}
-	a.watch.Stop() // a tunnel may be silent for as long as both ends like
+	defer x.s.tunnel(client)()
+	a.watch.stop() // a tunnel may be silent for as long as both ends like
 	_ = client.SetDeadline(time.Time{})
-	protocol := resp.Header["Upgrade"]
-	x.answerHeader(http.Header{}, resp.Header) // removes what is not to be passed on
-	resp.Header.Set("Connection", "Upgrade")
-	resp.Header["Upgrade"] = protocol
-	resp.Header.Set("X-Request-Id", x.id)
-	x.status, x.upgraded, x.firstByte = resp.StatusCode, true, time.Since(x.start)
-	head := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: resp.Header}
+	h := make(http.Header)
+	x.answerHeader(h, resp.Header)
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", protocol)
+	x.status, x.reason, x.upgraded, x.firstByte = resp.StatusCode, lb.ReasonOK, true, time.Since(x.start)
+	head := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: h}
 	if err := head.Write(client); err != nil {
 		a.reason, x.reason = lb.ReasonClientGone, lb.ReasonClientGone
 		return nil

@@ -7,12 +7,11 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"difylb/pkg/lb"
+	"github.com/rs/zerolog"
 )
 
 // Server accepts client connections for a Proxy.
@@ -25,9 +24,10 @@ type Server struct {
 	cancel context.CancelCauseFunc
 	conns  atomic.Uint32 // numbers connections, to spread them over counter shards
 
+	requests gauge // in the handler, and what they left running
+
 	mu      sync.Mutex
-	tunnels map[net.Conn]struct{} // upgraded connections, which net/http has forgotten
-	wg      sync.WaitGroup        // tunnels
+	tunnels map[net.Conn]struct{} // upgraded connections, which net/http has forgotten; guarded by mu
 }
 
 // errShutdown is why requests are cut at the end of the grace.
@@ -35,35 +35,77 @@ var errShutdown = errors.New("the proxy is shutting down")
 
 // NewServer returns a Server. It starts nothing.
 func NewServer(p *Proxy) *Server {
-	s := &Server{p: p, slots: make(chan struct{}, p.opts.Limits.MaxConnections), tunnels: make(map[net.Conn]struct{})}
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	lim := p.opts.Limits
+	s := &Server{p: p, slots: make(chan struct{}, lim.MaxConnections), tunnels: make(map[net.Conn]struct{})}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.requests.zero.L = &s.requests.mu
 	s.http = &http.Server{
 		Handler:           handler{p: p, s: s},
 		ReadHeaderTimeout: lim.HeadTimeout,
 		IdleTimeout:       lim.IdleTimeout,
-		MaxHeaderBytes:    lim.Head - 4096, // net/http adds 4096 of slop
+		MaxHeaderBytes:    max(1, lim.Head-4096), // net/http adds 4096 of slop
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 			return context.WithValue(ctx, shardKey{}, s.conns.Add(1))
 		},
-		ErrorLog: stdlog.New(ignoreHTTPErrors{}, "", 0),
+		ConnState:                    connState,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     stdlog.New(httpErrors{p.log}, "", 0),
 	}
 	return s
 }
 
+// connState follows a connection from request to request.
+func connState(c net.Conn, state http.ConnState) {
+	if state == http.StateIdle {
+		_ = c.SetWriteDeadline(time.Time{}) // of the answer before
+	}
+	if cc, ok := c.(*clientConn); ok {
+		cc.enter(state)
+	}
+}
+
+// gauge counts what goes on and can be waited for to be zero. Unlike a
+// sync.WaitGroup it may grow from zero while somebody waits.
+type gauge struct {
+	mu   sync.Mutex
+	zero sync.Cond // on mu
+	n    int
+}
+
+func (g *gauge) add(d int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.n += d; g.n == 0 {
+		g.zero.Broadcast()
+	}
+}
+
+func (g *gauge) wait() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.n > 0 {
+		g.zero.Wait()
+	}
+}
+
 type shardKey struct{}
 
-// ignoreHTTPErrors drops what net/http would log: every line of it is a
-// client's doing (TLS handshakes that failed, streams that were reset) or an
-// abort of ours, which the account names already.
-type ignoreHTTPErrors struct{}
+// httpErrors takes what net/http would log. Nearly every line of it is a
+// client's doing (TLS handshakes that failed, streams that were reset) and is
+// dropped; a panic of ours is not.
+type httpErrors struct{ log zerolog.Logger }
 
-func (ignoreHTTPErrors) Write(b []byte) (int, error) { return len(b), nil }
+func (e httpErrors) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("panic")) {
+		e.log.Error().Str("panic", string(b)).Msg("request handler panicked")
+	}
+	return len(b), nil
+}
 
 // Serve accepts on a listener in clear, until Close or Shutdown. It blocks.
 func (s *Server) Serve(ln net.Listener) error {
-	err := s.http.Serve(&gatedListener{Listener: ln, s: s, rewrite: true})
+	err := s.http.Serve(newGatedListener(ln, s, true))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -73,7 +115,7 @@ func (s *Server) Serve(ln net.Listener) error {
 // ServeTLS is Serve for HTTPS, HTTP/2 included. certs gives the certificate of
 // each handshake.
 func (s *Server) ServeTLS(ln net.Listener, certs *Certificates) error {
-	err := s.http.Serve(newTLSListener(&gatedListener{Listener: ln, s: s}, certs))
+	err := s.http.Serve(newTLSListener(newGatedListener(ln, s, false), certs))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -82,131 +124,84 @@ func (s *Server) ServeTLS(ln net.Listener, certs *Certificates) error {
 
 // Shutdown stops accepting and waits for open requests, streams and tunnels
 // until ctx ends; then it cuts what is left and returns the number of
-// connections that it cut.
-func (s *Server) Shutdown(ctx context.Context) int {
+// connections that it cut. No handler runs any more when it returns.
+func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	s.http.SetKeepAlivesEnabled(false)
 	err := s.http.Shutdown(ctx)
 	done := make(chan struct{})
-	go func() { s.wg.Wait(); close(done) }() // ends with the last tunnel
+	go func() { s.requests.wait(); close(done) }() // ends with the last request
 	select {
 	case <-done:
-		if err == nil {
-			return 0
-		}
 	case <-ctx.Done():
+		err = ctx.Err()
 	}
-	cut := int(s.p.connections.Load())
+	if err != nil {
+		cut = int(s.p.connections.Load())
+	}
 	s.Close()
 	<-done
 	return cut
 }
 
-// Close cuts everything at once.
+// Close cuts everything at once. Handlers may still be on their way out.
 func (s *Server) Close() {
 	s.cancel(errShutdown)
 	s.http.Close()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for c := range s.tunnels {
 		c.Close()
 	}
-	s.mu.Unlock()
 }
 
-// tunnel registers an upgraded connection until the returned function is called.
+// tunnel lets Close cut an upgraded connection until the returned function is called.
 func (s *Server) tunnel(c net.Conn) (end func()) {
-	s.wg.Add(1)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.tunnels[c] = struct{}{}
-	s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		c.Close()
+	}
 	return func() {
 		s.mu.Lock()
+		defer s.mu.Unlock()
 		delete(s.tunnels, c)
-		s.mu.Unlock()
-		s.wg.Done()
 	}
 }
 
-// gatedListener lets as many connections in as there are slots. Further ones
-// wait in the kernel's backlog: they are not reset.
+// gatedListener lets as many connections in as there are slots. One more per
+// listener waits accepted, further ones in the kernel's backlog: they are not
+// reset.
 type gatedListener struct {
 	net.Listener
 	s       *Server
-	rewrite bool // give net/http's own errors our shape
-	closed  atomic.Bool
+	rewrite bool          // give net/http's own errors our shape
+	closed  chan struct{} // closed by Close
+	once    sync.Once
 }
 
+func newGatedListener(ln net.Listener, s *Server, rewrite bool) *gatedListener {
+	return &gatedListener{Listener: ln, s: s, rewrite: rewrite, closed: make(chan struct{})}
+}
+
+// Accept takes the slot after the connection: a listener without visitors must
+// not hold one that the visitors of another need.
 func (l *gatedListener) Accept() (net.Conn, error) {
-	select {
-	case l.s.slots <- struct{}{}:
-	case <-l.s.ctx.Done():
-		return nil, net.ErrClosed
-	}
 	c, err := l.Listener.Accept()
 	if err != nil {
-		<-l.s.slots
 		return nil, err
+	}
+	select {
+	case l.s.slots <- struct{}{}:
+	case <-l.closed:
+		c.Close()
+		return nil, net.ErrClosed
 	}
 	l.s.p.connections.Add(1)
 	return &clientConn{Conn: c, s: l.s, rewrite: l.rewrite}, nil
 }
 
-// clientConn gives its slot back when it closes.
-type clientConn struct {
-	net.Conn
-	s       *Server
-	rewrite bool
-	once    sync.Once
-}
-
-func (c *clientConn) Close() error {
-	err := c.Conn.Close()
-	c.once.Do(func() {
-		c.s.p.connections.Add(-1)
-		<-c.s.slots
-	})
-	return err
-}
-
-// ownError begins every answer that net/http's server makes without asking the
-// handler: for heads that it could not read.
-var ownError = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
-
-// Write passes everything on, but for those answers, which get the shape that
-// clients of Dify understand. Nothing else begins that way: an answer of the
-// handler carries a Date.
-func (c *clientConn) Write(b []byte) (int, error) {
-	if !c.rewrite || len(b) > 1024 || !bytes.HasPrefix(b, []byte("HTTP/1.1 ")) {
-		return c.Conn.Write(b)
-	}
-	line := bytes.IndexByte(b, '\r')
-	if line < 12 || !bytes.HasPrefix(b[line:], ownError) {
-		return c.Conn.Write(b)
-	}
-	status, _ := strconv.Atoi(string(b[9:12]))
-	ref := refusalOfStatus(status)
-	c.s.p.opts.Registry.Unrouted(0, ref.reason)
-	id := newRequestID()
-	body := errorBody(ref.reason, ref.message, id)
-	head := "HTTP/1.1 " + strconv.Itoa(ref.reason.Status()) + " " + http.StatusText(ref.reason.Status()) +
-		"\r\nContent-Type: application/json\r\nX-Request-Id: " + id +
-		"\r\nDate: " + time.Now().UTC().Format(http.TimeFormat) +
-		"\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\nConnection: close\r\n\r\n"
-	if _, err := c.Conn.Write(append([]byte(head), body...)); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-func refusalOfStatus(status int) *refusal {
-	switch status {
-	case http.StatusRequestHeaderFieldsTooLarge:
-		return refuse(lb.ReasonHeaderTooLarge, "the request head is too large")
-	case http.StatusNotImplemented:
-		return refuse(lb.ReasonNotImplemented, "the transfer coding is not supported; only chunked is")
-	case http.StatusHTTPVersionNotSupported:
-		return refuse(lb.ReasonVersionNotSupported, "the HTTP version is not supported; use HTTP/1.1")
-	case http.StatusExpectationFailed:
-		return refuse(lb.ReasonExpectationFailed, "only Expect: 100-continue is supported")
-	}
-	return refuse(lb.ReasonBadRequest, "the request is malformed")
+func (l *gatedListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
 }

@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net/http"
-	"sync"
+	"slices"
 	"time"
 
 	"difylb/pkg/lb"
@@ -20,48 +19,47 @@ const stopTimeout = 5 * time.Second
 // also where nothing was stopped, so a stop that went astray can't be noticed.
 // Where the instance is known the stop goes there and nowhere else; where it is
 // not, to every instance that may hold the task, each with its own token. done
-// is false when the call is to be routed like any other: one candidate only,
-// or a body that can't be sent several times.
+// is false when no instance may take it. A body that can't be sent several
+// times goes to the user's own instance only.
 func (x *exchange) forwardStop() (ref *refusal, done bool) {
 	if name, ok := x.p.tasks.find(x.app.app.Decl.Name, x.kind.TaskID); ok {
 		if i := x.app.app.Index(name); i >= 0 && x.app.app.Instances[i].Decl.State != lb.Disabled {
-			ref, again := x.attempt(i)
-			if !again {
+			if ref, next := x.attempt(i); next == none {
 				return ref, true
 			}
 		}
 	}
-	others := x.stopCandidates()
-	if len(others) == 0 || !x.keepWhole() {
+	own := x.choose(time.Now())
+	others := x.stopCandidates(own)
+	if own < 0 && len(others) > 0 { // only draining ones are left
+		own, others = others[0], others[1:]
+	}
+	if len(others) > 0 && x.keepWhole() {
+		for _, i := range others {
+			x.stopBeside(i)
+		}
+	}
+	if own < 0 {
 		return nil, false
 	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), stopTimeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait() // before the body is let go
-	for _, i := range others {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			x.stopAt(ctx, i)
-		}()
+	for own >= 0 {
+		ref, own = x.attempt(own)
 	}
-	return nil, false
+	return ref, true
 }
 
 // stopCandidates lists the instances beside the user's own that may hold the
 // task: one of each domain, because what shares Redis shares its tasks.
-func (x *exchange) stopCandidates() []int {
+func (x *exchange) stopCandidates(own int) []int {
 	app := x.app.app
 	domains := make(map[string]bool)
-	own := x.choose(time.Now())
 	if own >= 0 {
 		domains[app.Instances[own].Decl.Domain] = true
 	}
 	var out []int
 	for i := range app.Instances {
 		decl := app.Instances[i].Decl
-		if i == own || decl.State == lb.Disabled || (decl.Domain != "" && domains[decl.Domain]) {
+		if i == own || slices.Contains(x.tried, i) || decl.State == lb.Disabled || (decl.Domain != "" && domains[decl.Domain]) {
 			continue
 		}
 		domains[decl.Domain] = true
@@ -81,32 +79,33 @@ func (x *exchange) keepWhole() bool {
 	return err == nil && x.body.replayable() && x.body.length() <= memoryBound
 }
 
-// stopAt asks one further instance, and counts the attempt there.
-func (x *exchange) stopAt(ctx context.Context, i int) {
-	in, to := x.app.instances[i], &x.app.app.Instances[i]
+// stopBeside asks one further instance, and counts the attempt there. It does
+// not wait: the client's answer comes from his own instance, and a stop once
+// asked for is delivered even when the client has gone.
+func (x *exchange) stopBeside(i int) {
+	in := x.app.instances[i]
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), stopTimeout)
+	a := &attempt{x: x, i: i, in: in, route: &x.app.app.Instances[i], ctx: ctx}
+	req := a.head()
+	if x.body != nil {
+		mem := x.body.bytes()
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(mem)), int64(len(mem))
+	}
 	in.gate.Force()
-	defer in.gate.Release()
 	in.stats.Begin(x.shard)
-	sample := stats.Sample{Reason: lb.ReasonConnectFailed}
-	start := time.Now()
-	defer func() {
+	x.s.requests.add(1)
+	go func() { // ends within stopTimeout; Server.Shutdown waits for it
+		defer x.s.requests.add(-1)
+		defer cancel()
+		defer in.gate.Release()
+		start := time.Now()
+		sample := stats.Sample{Reason: lb.ReasonConnectFailed}
+		if resp, err := in.upstream.transport.RoundTrip(req); err == nil {
+			_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, errorBound))
+			resp.Body.Close()
+			sample.Reason = judge(resp.StatusCode)
+		}
 		sample.Latency = time.Since(start)
 		in.stats.End(x.shard, sample)
 	}()
-	a := &attempt{x: x, i: i, in: in, route: to, ctx: ctx, watch: time.NewTimer(stopTimeout)}
-	defer a.watch.Stop()
-	req := a.request(stopTimeout)
-	if x.body != nil {
-		req.Body = io.NopCloser(bytes.NewReader(x.body.mem)) // kept whole, and no longer written to
-	}
-	resp, err := in.upstream.transport.RoundTrip(req)
-	if err != nil {
-		return
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, errorBound))
-	sample.Reason = judge(resp.StatusCode)
-	if resp.StatusCode != http.StatusOK && sample.Reason == lb.ReasonOK {
-		x.p.log.Debug().Str("request_id", x.id).Int("status", resp.StatusCode).Msg("stop refused by an instance that was asked to be sure")
-	}
 }

@@ -19,7 +19,7 @@ type Certificates struct {
 
 	mu      sync.Mutex
 	current *tls.Certificate
-	stamp   [2]time.Time
+	stamp   [2]fileStamp
 	checked time.Time
 }
 
@@ -45,13 +45,19 @@ func (c *Certificates) load() error {
 	return nil
 }
 
-func (c *Certificates) stamps() (s [2]time.Time, err error) {
+// fileStamp tells a file that was written anew from what it was.
+type fileStamp struct {
+	modified time.Time
+	size     int64
+}
+
+func (c *Certificates) stamps() (s [2]fileStamp, err error) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		st, err := os.Stat(name)
 		if err != nil {
 			return s, err
 		}
-		s[i] = st.ModTime()
+		s[i] = fileStamp{st.ModTime(), st.Size()}
 	}
 	return s, nil
 }

@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,6 +25,7 @@ type upstream struct {
 	tls           bool
 	transport     *http.Transport
 	connect       atomic.Int64 // timeout of a connection attempt; set from the newest declaration
+	idleLife      atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
 }
 
 func newUpstream(in *route.Instance) *upstream {
@@ -53,7 +56,105 @@ func (u *upstream) retire() {
 
 func (u *upstream) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	d := net.Dialer{Timeout: time.Duration(u.connect.Load()), KeepAlive: 30 * time.Second, ControlContext: forbidAddresses}
-	return d.DialContext(ctx, network, u.address)
+	c, err := d.DialContext(ctx, network, u.address)
+	if err != nil {
+		return nil, err
+	}
+	return &upstreamConn{Conn: c, u: u}, nil
+}
+
+// learnIdle takes note of a connection that the instance has closed after it
+// was idle for so long. A shorter life is believed at once, a longer one by
+// and by: a restart closes young and old connections alike.
+func (u *upstream) learnIdle(life time.Duration) {
+	if known := time.Duration(u.idleLife.Load()); known != 0 && life > known {
+		life = known + (life-known)/4
+	}
+	u.idleLife.Store(int64(max(life, 1)))
+}
+
+// upstreamConn is a connection to an instance that is looked at before it is
+// used again. When it was idle the instance may have closed it, and a request
+// that is written then is lost, with no way to know that it was not begun. So
+// the first write of a request asks the kernel first. If the end is already
+// there, or is due by what was learnt of this instance, it fails having
+// written nothing, and http.Transport takes another connection.
+type upstreamConn struct {
+	net.Conn
+	u     *upstream
+	uses  atomic.Uint64 // requests begun on it
+	fresh atomic.Bool   // a request was begun on a used connection, and nothing of it written yet
+
+	mu        sync.Mutex // guards what follows
+	idleUse   uint64     // the request since whose end it is idle; not idle unless == uses
+	idleSince time.Time
+}
+
+var errIdleClosed = errors.New("idle connection is closed or about to be")
+
+// begin is told that a request is going to be written, and whether that is
+// after the connection was idle for so long. It returns the request's number.
+// A nil connection has none.
+func (c *upstreamConn) begin(reused bool, idle time.Duration) (use uint64) {
+	if c == nil {
+		return 0
+	}
+	use = c.uses.Add(1)
+	if reused {
+		c.fresh.Store(true)
+		if life := time.Duration(c.u.idleLife.Load()); life > 0 && idle > life-life/4 {
+			c.Conn.Close()
+		}
+	}
+	return use
+}
+
+// end is told that the connection is idle since the request of that number. It
+// may be told late, when the next one has begun.
+func (c *upstreamConn) end(use uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idleUse, c.idleSince = use, time.Now()
+}
+
+// unwritten reports whether the connection was in use before and nothing of
+// the last request begun on it was written.
+func (c *upstreamConn) unwritten() bool { return c != nil && c.fresh.Load() }
+
+func (c *upstreamConn) Write(p []byte) (int, error) {
+	if !c.fresh.Load() {
+		return c.Conn.Write(p)
+	}
+	if closedByPeer(c.Conn) {
+		c.Conn.Close()
+		return 0, errIdleClosed
+	}
+	n, err := c.Conn.Write(p)
+	if n > 0 {
+		c.fresh.Store(false)
+	}
+	return n, err
+}
+
+func (c *upstreamConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
+		c.mu.Lock()
+		if c.idleUse != 0 && c.idleUse == c.uses.Load() {
+			c.u.learnIdle(time.Since(c.idleSince))
+		}
+		c.mu.Unlock()
+	}
+	return n, err
+}
+
+// upstreamConnOf finds it behind TLS.
+func upstreamConnOf(c net.Conn) *upstreamConn {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	uc, _ := c.(*upstreamConn)
+	return uc
 }
 
 // forbidAddresses refuses, after resolution, what no instance may be at: a
@@ -78,20 +179,29 @@ var (
 // a connection had been made.
 func failure(ctx context.Context, err error, connected bool) lb.Reason {
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errUpstreamTimeout):
+	case errors.Is(cause, errUpstreamTimeout) && connected:
 		return lb.ReasonUpstreamTimeout
+	case errors.Is(cause, errUpstreamTimeout):
+		return lb.ReasonConnectFailed
 	case errors.Is(cause, errShutdown):
 		return lb.ReasonShutdown
 	case ctx.Err() != nil:
 		return lb.ReasonClientGone
 	case !connected:
 		return lb.ReasonConnectFailed
-	case strings.Contains(err.Error(), "malformed") || strings.Contains(err.Error(), "bad Content-Length") ||
-		strings.Contains(err.Error(), "unsupported transfer encoding") || strings.Contains(err.Error(), "response headers exceeded"):
-		return lb.ReasonUpstreamInvalid
+	}
+	for _, nonsense := range nonsenses {
+		if strings.Contains(err.Error(), nonsense) {
+			return lb.ReasonUpstreamInvalid
+		}
 	}
 	return lb.ReasonUpstreamBroke
 }
+
+// nonsenses are the words by which net/http complains of an answer. It has no
+// types for them.
+var nonsenses = []string{"malformed", "bad Content-Length", "invalid Content-Length", "multiple Content-Length", "unsupported transfer encoding",
+	"too many transfer encodings", "response headers exceeded", "chunk", "too many 1xx"}
 
 // failureMessage is what the client reads.
 func failureMessage(reason lb.Reason) string {

@@ -109,8 +109,9 @@ func (st *appState) instance(in *route.Instance) *instanceState {
 		fresh := &instanceState{stats: old.stats, gate: old.gate, upstream: newUpstream(in)}
 		old.upstream.retire()
 		old = fresh
-	case old.decl.Token != in.Decl.Token:
-		old.passive.Reset() // it was perhaps ejected for its token
+	case old.decl.Token != in.Decl.Token, old.decl.State != lb.Active && in.Decl.State == lb.Active:
+		// It was perhaps ejected for its token; and who activates it has seen to it.
+		old.passive.Reset()
 	}
 	old.decl = in.Decl
 	st.instances[in.Decl.Name] = old
