@@ -9,3 +9,10 @@ func (s *Store) Keys() int {
 	defer s.st.mu.RUnlock()
 	return len(s.st.objects)
 }
+
+// WatchVia sends the watch another way than everything else. Call it before Run.
+func (s *Store) WatchVia(endpoint string) {
+	opt := s.opt
+	opt.Endpoints = []string{endpoint}
+	s.watchClient.make = dial(opt)
+}

@@ -117,6 +117,15 @@ func (s *Store) eachEntry(ctx context.Context, f func(e *entryWire, rev int64) (
 	}
 }
 
+// lastSeq returns the number of the newest entry, 0 when there is none.
+func (s *Store) lastSeq(ctx context.Context) (seq int64, err error) {
+	err = s.eachEntry(ctx, func(e *entryWire, _ int64) (bool, error) {
+		seq = e.Seq
+		return false, nil
+	})
+	return seq, err
+}
+
 // load fills in the records of a large change.
 func (s *Store) load(ctx context.Context, e *entryWire) error {
 	if e.Staged == "" || e.Records != nil {

@@ -119,6 +119,7 @@ type mirror struct {
 }
 
 var (
+	errSilent   = errors.New("the watch stays silent: it could not be opened in time")
 	errStuck    = errors.New("the watch is silent while etcd has moved on")
 	errReplaced = errors.New("etcd is another cluster than before")
 	errBack     = errors.New("etcd's revision went backwards: it was wiped or restored")
@@ -137,7 +138,7 @@ func (m *mirror) follow(ctx context.Context) error {
 		return m.s.watchClient.unreached("list", err)
 	}
 	err = m.watch(ctx)
-	if errors.Is(err, errStuck) {
+	if errors.Is(err, errStuck) || errors.Is(err, errSilent) {
 		cancel()
 		m.s.watchClient.discard(m.cli)
 	}
@@ -145,8 +146,16 @@ func (m *mirror) follow(ctx context.Context) error {
 }
 
 func (m *mirror) watch(ctx context.Context) error {
+	// Watch itself waits until the stream is open, over a half-open connection
+	// for as long as the kernel likes.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := time.AfterFunc(firstWait, cancel)
 	responses := m.cli.Watch(ctx, m.s.prefix, clientv3.WithPrefix(), clientv3.WithRev(m.cursor+1),
 		clientv3.WithProgressNotify(), clientv3.WithFragment(), clientv3.WithCreatedNotify())
+	if !late.Stop() {
+		return errSilent
+	}
 	check := time.NewTicker(m.s.opt.CheckInterval)
 	defer check.Stop()
 	count := time.NewTicker(countEvery + rand.N(countEvery/10))

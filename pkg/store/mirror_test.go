@@ -520,3 +520,95 @@ func TestStore_AuthFailuresAreClear(t *testing.T) {
 		t.Error("losing the permission emptied the configuration")
 	}
 }
+
+func TestMirror_ThrowsASilentWatchAway(t *testing.T) {
+	for name, whenOpen := range map[string]bool{"open": true, "opening": false} {
+		t.Run(name, func(t *testing.T) { testSilentWatch(t, whenOpen) })
+	}
+}
+
+func testSilentWatch(t *testing.T, whenOpen bool) {
+	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
+	writer := storetest.OpenAt(t, end, prefix)
+	k := newLink(t, end)
+	s, err := store.Open(store.Options{Endpoints: []string{end}, Prefix: prefix, CheckInterval: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.WatchVia(k.url())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	defer func() { cancel(); <-done; s.Close() }()
+	res := put(t, writer, application("shop", "a"))
+	await(t, s, res.Revision)
+	if whenOpen {
+		eventually(t, "the watch is open", func() bool {
+			rev := rawPut(t, etcd(t, end), prefix+"/meta/x", "{}")
+			return await(t, s, rev) != nil && s.Status().Connected
+		})
+	}
+	k.freeze()
+	res = put(t, writer, application("web", "x"))
+	eventually(t, "the silence is noticed", func() bool { return strings.Contains(s.Status().LastError, "silent") })
+	if s.Current().Application("shop") == nil {
+		t.Error("the configuration was lost")
+	}
+	k.thaw()
+	if await(t, s, res.Revision).Application("web") == nil {
+		t.Error("the change did not arrive")
+	}
+}
+
+func TestStore_OutOfSpaceIsSaid(t *testing.T) {
+	srv := embedded.New(embedded.Options{
+		DataDir: t.TempDir(), ListenClient: "http://127.0.0.1:0", ListenPeer: "http://127.0.0.1:0", QuotaBytes: 4 << 20, NoSync: true,
+	})
+	if err := srv.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { srv.Stop() })
+	end, prefix := srv.Client()[0], storetest.Prefix(t)
+	s := storetest.OpenAt(t, end, prefix)
+	put(t, s, application("shop", "a"))
+	cli := etcd(t, end)
+	var err error
+	for i := 0; i < 100 && err == nil; i++ {
+		_, err = cli.Put(t.Context(), fmt.Sprintf("/fill/%d", i), strings.Repeat("x", 256<<10))
+	}
+	if err == nil {
+		t.Fatal("the quota does not hold")
+	}
+	begin := time.Now()
+	_, err = s.Update(t.Context(), audit, putAll([]*lb.Application{application("web", "x")}))
+	if !errors.Is(err, lb.ErrUnavailable) || !strings.Contains(err.Error(), "NOSPACE") {
+		t.Errorf("update: %v", err)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("it took %s to say so", d)
+	}
+	if alarms, err := s.Alarms(t.Context()); err != nil || len(alarms) != 1 || !strings.Contains(alarms[0], "NOSPACE") {
+		t.Errorf("alarms %v, %v", alarms, err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("reads still work, but ping says %v", err)
+	}
+}
+
+func TestUpdate_ADamagedHeadOverwritesNoHistory(t *testing.T) {
+	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
+	s := storetest.OpenAt(t, end, prefix)
+	first := put(t, s, application("shop", "a"))
+	put(t, s, application("web", "x"))
+	rawPut(t, etcd(t, end), prefix+"/meta/config", "garbage")
+	fresh := storetest.OpenAt(t, end, prefix)
+	put(t, fresh, application("more", "m"))
+	entries, err := fresh.History(t.Context(), 10, 0)
+	if err != nil || len(entries) != 3 || entries[0].Seq != 3 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+	doc, err := fresh.ConfigAt(t.Context(), first.Revision)
+	if err != nil || len(doc.Applications) != 1 {
+		t.Errorf("the first configuration: %+v, %v", doc, err)
+	}
+}

@@ -129,7 +129,16 @@ func (s *Store) base(ctx context.Context) (base, error) {
 		s.st.mu.RLock()
 		b := base{snap: snap, seq: s.st.config.Seq, mod: s.st.configMod}
 		pending, fresh := s.st.pending != nil, s.st.configRev == snap.ConfigRevision
+		_, damaged := s.st.faulty[keyConfig]
 		s.st.mu.RUnlock()
+		if damaged {
+			// Its number can't be read; the next one must not overwrite history.
+			last, err := s.lastSeq(ctx)
+			if err != nil {
+				return base{}, err
+			}
+			b.seq = max(b.seq, last)
+		}
 		if pending {
 			rev, err := s.rollForward(ctx)
 			if err != nil {
