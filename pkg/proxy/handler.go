@@ -219,16 +219,14 @@ func (x *exchange) scanBody() (string, userid.Source, *refusal) {
 
 // bodyRefusal answers for a body that can't be read or understood.
 func (x *exchange) bodyRefusal(err error) *refusal {
-	if x.r.Context().Err() != nil {
-		return refuse(x.interrupted(), "the proxy is shutting down")
-	}
-	switch e := err.(type) {
-	case *bodyError:
-		return &refusal{reason: e.reason, message: e.message, close: true}
-	case *userid.SyntaxError:
-		return refuse(lb.ReasonBadRequest, e.Error())
-	}
-	if err == userid.ErrTooLong {
+	var fault *bodyError
+	var syntax *userid.SyntaxError
+	switch {
+	case errors.As(err, &fault):
+		return &refusal{reason: fault.reason, message: fault.message, close: true}
+	case x.r.Context().Err() != nil:
+		return refuse(x.interrupted(), failureMessage(lb.ReasonShutdown))
+	case errors.As(err, &syntax), errors.Is(err, userid.ErrTooLong):
 		return refuse(lb.ReasonBadRequest, err.Error())
 	}
 	x.p.log.Error().Err(err).Str("request_id", x.id).Msg("request body could not be kept")

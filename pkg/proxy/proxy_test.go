@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,17 +26,38 @@ import (
 
 // rig is a running Proxy with the instances that a test gave it.
 type rig struct {
-	t   *testing.T
-	p   *Proxy
-	s   *Server
-	url string
-	app *lb.Application
-	rev int64
+	t        testing.TB
+	p        *Proxy
+	s        *Server
+	addr     string
+	url      string
+	app      *lb.Application
+	settings lb.Settings
+	rev      int64
+	log      *syncBuffer // access log and process log
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // newRig serves one application, "shop", with the token "user-token-shop",
 // whose instances are named after their handlers: a, b, c …
-func newRig(t *testing.T, edit func(*Options, *lb.Application), handlers ...http.Handler) *rig {
+func newRig(t testing.TB, edit func(*Options, *lb.Application), handlers ...http.Handler) *rig {
 	t.Helper()
 	app := lb.NewApplication("shop")
 	app.UserTokens = []lb.UserToken{lb.NewUserToken("user-token-shop", "web", false)}
@@ -42,12 +66,19 @@ func newRig(t *testing.T, edit func(*Options, *lb.Application), handlers ...http
 		t.Cleanup(srv.Close)
 		app.Instances = append(app.Instances, instanceAt(string(rune('a'+i)), srv.URL))
 	}
-	opts := Options{NodeID: "node-1", Registry: stats.NewRegistry(0), Log: zerolog.Nop(), StatusAllow: func(a netip.Addr) bool { return a.IsLoopback() }}
+	log := new(syncBuffer)
+	opts := Options{NodeID: "node-1", Registry: stats.NewRegistry(0), Log: zerolog.New(log), AccessLog: newAccessLog(log, zerolog.New(log)), StatusAllow: func(a netip.Addr) bool { return a.IsLoopback() }}
 	if edit != nil {
 		edit(&opts, app)
 	}
-	r := &rig{t: t, p: New(opts), app: app}
+	r := &rig{t: t, p: New(opts), app: app, log: log}
 	r.apply()
+	if l := opts.AccessLog; l != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); l.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-done })
+	}
 	r.s = NewServer(r.p)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,12 +90,58 @@ func newRig(t *testing.T, edit func(*Options, *lb.Application), handlers ...http
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		r.s.Shutdown(ctx)
+		r.p.Close()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	r.url = "http://" + ln.Addr().String()
+	r.addr = ln.Addr().String()
+	r.url = "http://" + r.addr
 	return r
+}
+
+// dial opens a raw connection to the proxy.
+func (r *rig) dial() *net.TCPConn {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c.(*net.TCPConn)
+}
+
+// raw sends bytes and returns all that comes back until the proxy closes.
+func (r *rig) raw(bytes string) string {
+	r.t.Helper()
+	c := r.dial()
+	if _, err := io.WriteString(c, bytes); err != nil {
+		r.t.Fatal(err)
+	}
+	b, _ := io.ReadAll(c)
+	return string(b)
+}
+
+// lines returns the access log's lines so far that have the field.
+func (r *rig) lines(field, value string) (out []map[string]any) {
+	for line := range strings.SplitSeq(r.log.String(), "\n") {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) == nil && m[field] == value {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// eventually waits for a condition that is about to come true.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("did not happen: ", what)
+		}
+	}
 }
 
 func instanceAt(name, rawURL string) lb.Instance {
@@ -78,7 +155,7 @@ func instanceAt(name, rawURL string) lb.Instance {
 func (r *rig) apply() {
 	r.t.Helper()
 	r.rev++
-	tbl, err := route.Build(&lb.Snapshot{Revision: r.rev, ConfigRevision: r.rev, Applications: []*lb.Application{r.app.Clone()}}, r.p.Table())
+	tbl, err := route.Build(&lb.Snapshot{Revision: r.rev, ConfigRevision: r.rev, Applications: []*lb.Application{r.app.Clone()}, Settings: r.settings}, r.p.Table())
 	if err != nil {
 		r.t.Fatal(err)
 	}
