@@ -70,6 +70,14 @@ func (o *options) run() error {
 	if err := daemon.CheckNodeID(p.NodeID); err != nil {
 		return err
 	}
+	for flag, addr := range map[string]string{"http-listen": p.HTTPListen, "grpc-listen": p.GRPCListen, "grpc-advertise": p.GRPCAdvertise} {
+		if flag == "grpc-advertise" && addr == "" {
+			continue
+		}
+		if err := daemon.CheckAddress(flag, addr); err != nil {
+			return err
+		}
+	}
 	if err := o.etcd.Validate(); err != nil {
 		return err
 	}

@@ -99,6 +99,18 @@ func (o *options) complete() error {
 	if err := daemon.CheckNodeID(p.NodeID); err != nil {
 		return err
 	}
+	for flag, addrs := range map[string][]string{"listen": p.Listen, "tls-listen": p.TLSListen} {
+		for _, addr := range addrs {
+			if err := daemon.CheckAddress(flag, addr); err != nil {
+				return err
+			}
+		}
+	}
+	if p.OpsListen != "" {
+		if err := daemon.CheckAddress("ops-listen", p.OpsListen); err != nil {
+			return err
+		}
+	}
 	if len(o.etcd.Endpoints) == 0 {
 		return daemon.Usagef("--etcd-endpoints: no URL; lb-proxy follows an etcd, for example the one that lb-admin embeds: http://127.0.0.1:2379")
 	}

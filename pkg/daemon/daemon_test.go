@@ -159,3 +159,16 @@ func TestEtcdOptions_Validate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestCheckAddress_RefusesWhatIsNone(t *testing.T) {
+	for _, ok := range []string{":8082", "127.0.0.1:0", "[::1]:80", "localhost:65535", "[fe80::1%eth0]:80"} {
+		if err := CheckAddress("listen", ok); err != nil {
+			t.Errorf("%s: %v", ok, err)
+		}
+	}
+	for _, bad := range []string{"", "8082", "127.0.0.1", ":http", ":65536", ":-1", "1.2.3:80", "127.0.0.1:80:90", ":080"} {
+		if err := CheckAddress("listen", bad); ExitCode(err) != 2 || !strings.Contains(err.Error(), "--listen") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

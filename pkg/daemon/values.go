@@ -2,11 +2,30 @@ package daemon
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"difylb/pkg/lb"
 )
+
+// CheckAddress reports, as a UsageError, what can't be an address to listen at
+// or to dial: host:port, the host may be empty.
+func CheckAddress(flag, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return Usagef("--%s: %q is not an address such as 127.0.0.1:8082 or :8082", flag, addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return Usagef("--%s: %q has the port %q; it must be 0 to 65535", flag, addr, port)
+	}
+	if host != "" && net.ParseIP(strings.Split(host, "%")[0]) == nil && !strings.ContainsFunc(host, unicode.IsLetter) {
+		return Usagef("--%s: %q has the host %q, which is neither an IP address nor a name", flag, addr, host)
+	}
+	return nil
+}
 
 // SizeValue is a flag that takes sizes such as 100m.
 type SizeValue lb.Size
