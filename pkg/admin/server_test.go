@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -85,6 +86,8 @@ instances: [{name: dify1, host: 10.0.0.1, token: app-token-dify1-aaaa, weight: 3
 		t.Errorf("a PUT of what GET said changed it: %s\n%s", raw.body, back.body)
 	}
 	f.want(304, RoleViewer, "GET", "/api/v1/apps/shop", "", "If-None-Match", raw.header.Get("ETag"))
+	f.want(304, RoleViewer, "GET", "/api/v1/apps/shop", "", "If-None-Match", `"1", W/`+raw.header.Get("ETag"))
+	f.want(200, RoleViewer, "GET", "/api/v1/apps/shop", "", "If-None-Match", `"1"`)
 	if err := f.admin.DeleteApplication(ctx, "shop", IfRevision(made.Revision)); !errors.Is(err, lb.ErrConflict) {
 		t.Errorf("stale delete: %v", err)
 	}
@@ -119,6 +122,7 @@ func TestApps_MergePatch(t *testing.T) {
 		}},
 		{`{"user_tokens":null}`, func(a *lb.Application) bool { return len(a.UserTokens) == 0 && len(a.Instances) == 1 }},
 		{`{}`, func(a *lb.Application) bool { return len(a.Instances) == 1 }},
+		{`{"instances":null}`, func(a *lb.Application) bool { return len(a.Instances) == 0 }},
 	}
 	created := f.store.Current().Application("shop").UserTokens[0].Created
 	for _, s := range steps {
@@ -382,6 +386,12 @@ func TestDrain_WaitsForProxiesAndOpenRequests(t *testing.T) {
 	if f.store.Current().ConfigRevision != revision {
 		t.Error("draining again was a write")
 	}
+	silent := proxy("p1", revision)
+	silent.Connected = false
+	f.hub.set(0, silent)
+	if st, err = op.DrainInstance(ctx, "shop", "dify1", 50*time.Millisecond); err != nil || st.Drained {
+		t.Fatalf("while a proxy is silent: %+v, %v", st, err)
+	}
 	done := make(chan *InstanceState, 1)
 	go func() {
 		st, err := op.DrainInstance(ctx, "shop", "dify1", time.Minute)
@@ -405,6 +415,7 @@ func TestDrain_WaitsForProxiesAndOpenRequests(t *testing.T) {
 	f.want(412, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/activate", "", "If-Match", `"1"`)
 	f.want(412, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/activate", "", "If-Match", "W/"+ETag(f.store.Current().Application("shop").Instances[0].Revision))
 	f.want(400, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/drain?wait=forever", "")
+	f.want(400, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/drain?wait=11m", "")
 	f.want(404, RoleOperator, "POST", "/api/v1/apps/shop/instances/nope/drain", "")
 }
 
@@ -529,6 +540,14 @@ settings: {rate_limit: {per_ip: {rate: 0, burst: 1}}}
 	}
 	if p.Type != "urn:difylb:problem:invalid" || p.Instance != "/api/v1/apply" {
 		t.Errorf("problem %+v", p)
+	}
+	// A token may go to another application when its owner is pruned.
+	taker := []byte(`{applications: {taker: {user_tokens: [user-token-desk-1]}}}`)
+	if _, err := f.admin.Apply(ctx, taker, ApplyOptions{DryRun: true}); !errors.Is(err, lb.ErrInvalid) {
+		t.Error(err)
+	}
+	if _, err := f.admin.Apply(ctx, taker, ApplyOptions{DryRun: true, Prune: true}); err != nil {
+		t.Error(err)
 	}
 	// A token may move to another application within one document.
 	if _, err := f.admin.Apply(ctx, []byte(`{applications: {desk: {user_tokens: []}, shop: {user_tokens: [user-token-desk-1]}}}`), ApplyOptions{}); err != nil {
@@ -1013,6 +1032,15 @@ func TestAccess_WrongTokensAreSlowedDown(t *testing.T) {
 		t.Errorf("counted %d", n)
 	}
 	f.want(200, RoleViewer, "GET", "/api/v1/apps", "") // the others on that address go on
+	req, _ := http.NewRequest("GET", f.http.URL+"/api/v1/apps", nil)
+	req.Header["Authorization"] = []string{"Bearer " + f.tokens[RoleViewer].Reveal(), "Bearer " + f.tokens[RoleAdmin].Reveal()}
+	resp, err := f.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode == 200 {
+		t.Error("two tokens are no token")
+	}
 	for _, header := range []string{"Basic abc", "Bearer", "Bearer ", "lb-x", "Bearer a b"} {
 		if r := f.call("", "GET", "/api/v1/apps", "", "Authorization", header); r.status != 401 && r.status != 429 {
 			t.Errorf("%q: %d", header, r.status)
@@ -1200,6 +1228,12 @@ func TestEvents_TellWhatHappens(t *testing.T) {
 	if next(EventNode, &ne); ne.Action != "joined" || ne.ID != "p2" {
 		t.Errorf("%+v", ne)
 	}
+	again := proxy("p2", 0)
+	again.BootID = "another"
+	f.hub.set(0, again)
+	if next(EventNode, &ne); ne.Action != "restarted" || ne.ID != "p2" {
+		t.Errorf("%+v", ne)
+	}
 	stop()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -1210,6 +1244,17 @@ func TestEvents_TellWhatHappens(t *testing.T) {
 	}
 	f.want(401, "", "GET", "/api/v1/events", "")
 	f.want(200, RoleViewer, "HEAD", "/api/v1/events", "")
+}
+
+// Revisions of two stores can't be compared, so nothing can be said but that
+// all may be different.
+func TestEvents_AnotherEpochIsAReset(t *testing.T) {
+	w := httptest.NewRecorder()
+	e := &eventStream{w: w, rc: http.NewResponseController(w), snap: &lb.Snapshot{Epoch: "a", ConfigRevision: 9}}
+	e.look(&lb.Snapshot{Epoch: "b", ConfigRevision: 3, Applications: []*lb.Application{lb.NewApplication("x")}})
+	if got := w.Body.String(); strings.Count(got, "event: ") != 1 || !strings.Contains(got, "event: reset\ndata: {\"revision\":3}") {
+		t.Error(got)
+	}
 }
 
 func TestEvents_EndWithTheToken(t *testing.T) {
