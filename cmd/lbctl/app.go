@@ -62,13 +62,21 @@ lb-admin comes from LBCTL_TOKEN, --token-file, the context or admin.token.`,
 			if err != nil {
 				return usagef("--instance: %s", err)
 			}
-			if err := in.checkInstance(instanceFlagName(in), true); err != nil {
-				return err
-			}
 			list = append(list, in.withoutNulls())
 		}
 		app["instances"] = list
-		if err := app.checkApplication("app add "+args[0], args[0], true); err != nil {
+		fs, err := app.applicationFaults(args[0], true)
+		if err != nil {
+			return err
+		}
+		for i := range fs {
+			for j, in := range list {
+				if rest, ok := strings.CutPrefix(fs[i].Path, fmt.Sprintf("instances[%d].", j)); ok {
+					fs[i].Path = instanceFlagName(in) + " " + rest
+				}
+			}
+		}
+		if err := commandFaults("app add "+args[0], fs); err != nil {
 			return err
 		}
 		return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
@@ -221,7 +229,11 @@ rest. null takes a field back to its default.`,
 		if err != nil {
 			return err
 		}
-		if err := patch.checkApplication("app set "+args[0], args[0], false); err != nil {
+		fs, err := patch.applicationFaults(args[0], false)
+		if err == nil {
+			err = commandFaults("app set "+args[0], fs)
+		}
+		if err != nil {
 			return err
 		}
 		return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {

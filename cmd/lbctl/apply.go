@@ -223,22 +223,10 @@ func faultsOffline(sources []*source, partial bool) []placedFault {
 	var out []placedFault
 	whole := &lb.Document{Applications: make(map[string]*lb.Application)}
 	for _, s := range sources {
+		out = append(out, s.place(s.faults(partial))...)
 		if s.doc == nil {
-			out = append(out, s.place(s.errs)...)
 			continue
 		}
-		fs := append(lb.Faults(nil), s.errs...)
-		seen := make(map[string]bool)
-		for _, f := range fs {
-			seen[f.Path] = true
-		}
-		for _, f := range validate(s.doc, partial) {
-			// What could not be read is not complained about twice.
-			if !seen[f.Path] {
-				fs = append(fs, f)
-			}
-		}
-		out = append(out, s.place(fs)...)
 		for name, a := range s.doc.Applications {
 			whole.Applications[name] = a
 		}
@@ -254,6 +242,26 @@ func faultsOffline(sources []*source, partial bool) []placedFault {
 		out = placeIn(sources, fs)
 	}
 	return out
+}
+
+// faults returns what of the file could not be read, and what of the rest
+// makes no sense.
+func (s *source) faults(partial bool) lb.Faults {
+	fs := append(lb.Faults(nil), s.errs...)
+	if s.doc == nil {
+		return fs
+	}
+	seen := make(map[string]bool)
+	for _, f := range fs {
+		seen[f.Path] = true
+	}
+	for _, f := range validate(s.doc, partial) {
+		// What could not be read is not complained about twice.
+		if !seen[f.Path] {
+			fs = append(fs, f)
+		}
+	}
+	return fs
 }
 
 func validate(doc *lb.Document, partial bool) lb.Faults {

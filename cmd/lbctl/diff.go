@@ -24,12 +24,12 @@ func changeDiffs(t *table, changes []admin.Change) error {
 		title := strings.TrimSpace(ch.Kind + " " + changeName(ch))
 		if ch.Before == nil && ch.After == nil {
 			// A server that tells less.
-			t.row(cell{title + " " + ch.Action, bold})
+			t.colored(bold, "%s %s", title, ch.Action)
 			continue
 		}
 		if !diffTable(t, title, before, after) {
-			t.row(cell{title, bold})
-			t.row(cell{"~ its token changes", yellow})
+			t.colored(bold, "%s", title)
+			t.colored(yellow, "~ its token changes")
 		}
 	}
 	return nil
@@ -68,7 +68,7 @@ func diffTable(t *table, title string, before, after []string) bool {
 		}
 		if !begun {
 			begun = true
-			t.row(cell{title, bold})
+			t.colored(bold, "%s", title)
 		}
 		for j := max(i-diffContext, last+1); j < i; j++ {
 			if j == max(i-diffContext, last+1) && j > last+1 {
@@ -80,7 +80,7 @@ func diffTable(t *table, title string, before, after []string) bool {
 		if e.op == '-' {
 			color = red
 		}
-		t.row(cell{string(e.op) + " " + e.text, color})
+		t.colored(color, "%c %s", e.op, e.text)
 		last = i
 		for j := i + 1; j < len(edits) && j <= i+diffContext && edits[j].op == ' '; j++ {
 			t.line("  %s", edits[j].text)

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"difylb/pkg/admin"
+	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
 )
 
@@ -56,7 +57,7 @@ func explanationTable(t *table, e *admin.Explanation) {
 	case e.Chosen == e.Owner:
 		t.line("%s owns this user and takes the request.", e.Owner)
 	default:
-		t.line("%s owns this user, but %s; %s takes the request.", e.Owner, whyNot(e), e.Chosen)
+		t.line("%s owns this user, but %s: %s takes the request.", e.Owner, whyNot(e), e.Chosen)
 	}
 	if len(e.Order) == 0 {
 		return
@@ -72,12 +73,16 @@ func explanationTable(t *table, e *admin.Explanation) {
 	}
 }
 
-// whyNot says why the owner is passed over.
+// whyNot says in short why the owner is passed over; the table says the rest.
 func whyNot(e *admin.Explanation) string {
 	for _, s := range e.Order {
-		if s.Instance == e.Owner && s.Why != "" {
-			return "it " + s.Why
+		if s.Instance != e.Owner {
+			continue
 		}
+		if s.Status == cluster.StatusTokenRejected {
+			return "rejects its own token"
+		}
+		return "is " + s.Status
 	}
-	return "it is not usable"
+	return "is not usable"
 }

@@ -198,33 +198,33 @@ func (t tree) withoutNulls() tree {
 	return out
 }
 
-// checkApplication returns the faults of the fields that are set; of a whole
+// applicationFaults returns the faults of the fields that are set; of a whole
 // application, all of them.
-func (t tree) checkApplication(what, name string, whole bool) error {
+func (t tree) applicationFaults(name string, whole bool) (lb.Faults, error) {
 	data, err := json.Marshal(t.withoutNulls())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	app, fs := document.ParseApplication(data, name, "")
 	if len(fs) == 0 {
 		fs = app.Resolve(nil, "")
 		fs = append(fs, app.Validate("")...)
 	}
-	return commandFaults(what, t.faultsOf(fs, whole))
+	return t.faultsOf(fs, whole), nil
 }
 
-// checkInstance is checkApplication for an instance.
-func (t tree) checkInstance(what string, whole bool) error {
+// instanceFaults is applicationFaults for an instance.
+func (t tree) instanceFaults(whole bool) (lb.Faults, error) {
 	data, err := json.Marshal(t.withoutNulls())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	in, fs := document.ParseInstance(data, "")
 	if len(fs) == 0 {
 		in.Normalize()
 		fs = in.Validate("")
 	}
-	return commandFaults(what, t.faultsOf(fs, whole))
+	return t.faultsOf(fs, whole), nil
 }
 
 // faultsOf leaves out lines, which mean nothing on a command line, and where

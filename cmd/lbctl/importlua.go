@@ -202,12 +202,9 @@ func (im *imported) report(w io.Writer) {
 
 // faults returns what is wrong with the document.
 func (im *imported) faults() lb.Faults {
-	doc, err := document.Parse(im.document)
-	var fs lb.Faults
-	if errors.As(err, &fs) {
-		return fs
-	}
-	return validate(doc, false)
+	s := &source{name: im.file}
+	s.parse(im.document)
+	return s.faults(false)
 }
 
 // importLua runs the configuration and turns what it comes to into a document.

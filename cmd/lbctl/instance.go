@@ -72,7 +72,11 @@ lb-admin comes from LBCTL_TOKEN, --token-file, the context or admin.token.`,
 				in[k] = v
 			}
 		}
-		if err := in.checkInstance("instance add", true); err != nil {
+		fs, err := in.instanceFaults(true)
+		if err == nil {
+			err = commandFaults("instance add", fs)
+		}
+		if err != nil {
 			return err
 		}
 		return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
@@ -187,7 +191,11 @@ lb-admin comes from LBCTL_TOKEN, --token-file, the context or admin.token.`,
 		if err != nil {
 			return err
 		}
-		if err := patch.checkInstance("instance set "+args[1], false); err != nil {
+		fs, err := patch.instanceFaults(false)
+		if err == nil {
+			err = commandFaults("instance set "+args[1], fs)
+		}
+		if err != nil {
 			return err
 		}
 		patch.replaceAddress()

@@ -69,10 +69,10 @@ type table struct {
 	right []bool // of a column: numbers, to the right
 }
 
+// tableLine is a row of cells, or a cell that spans them all.
 type tableLine struct {
 	cells []cell
-	text  string // instead of cells
-	head  bool
+	span  cell
 }
 
 // cell is one field; color is applied after padding, so that escape sequences
@@ -91,7 +91,7 @@ const (
 
 func (t *table) header(names ...string) {
 	t.right = make([]bool, len(names))
-	l := tableLine{head: true}
+	var l tableLine
 	for i, n := range names {
 		// A name that begins with > heads a column of numbers.
 		n, t.right[i] = strings.CutPrefix(n, ">")
@@ -114,8 +114,11 @@ func (t *table) row(cells ...any) {
 	t.lines = append(t.lines, l)
 }
 
-func (t *table) line(format string, args ...any) {
-	t.lines = append(t.lines, tableLine{text: clean(fmt.Sprintf(format, args...))})
+// line adds a line that keeps to no column.
+func (t *table) line(format string, args ...any) { t.colored("", format, args...) }
+
+func (t *table) colored(color, format string, args ...any) {
+	t.lines = append(t.lines, tableLine{span: cell{clean(fmt.Sprintf(format, args...)), color}})
 }
 
 // render returns the table; limit, when positive, cuts lines to so many columns.
@@ -131,39 +134,42 @@ func (t *table) render(limit int) string {
 	}
 	var out strings.Builder
 	for _, l := range t.lines {
-		if l.cells == nil {
-			out.WriteString(cut(l.text, limit))
-			out.WriteByte('\n')
-			continue
+		parts := []cell{l.span}
+		if l.cells != nil {
+			parts = t.padded(l.cells, widths)
 		}
-		column := 0
-		for i, c := range l.cells {
-			if i > 0 {
-				out.WriteString("  ")
-				column += 2
-			}
-			if limit > 0 && column >= limit {
+		left := limit
+		for _, p := range parts {
+			if limit > 0 && left <= 0 {
 				break
 			}
-			text := c.text
+			text := p.text
 			if limit > 0 {
-				text = cut(text, limit-column)
+				text = cut(text, left)
+				left -= textWidth(p.text)
 			}
-			pad := strings.Repeat(" ", max(widths[i]-textWidth(text), 0))
-			last := i == len(l.cells)-1
-			if i < len(t.right) && t.right[i] {
-				out.WriteString(pad)
-				pad = ""
-			}
-			out.WriteString(t.paint(text, c.color))
-			if !last {
-				out.WriteString(pad)
-			}
-			column += max(widths[i], textWidth(text))
+			out.WriteString(t.paint(text, p.color))
 		}
 		out.WriteByte('\n')
 	}
 	return trimRight(out.String())
+}
+
+// padded puts spaces around cells, so that they stand in their columns.
+func (t *table) padded(cells []cell, widths []int) []cell {
+	var parts []cell
+	for i, c := range cells {
+		pad := cell{text: strings.Repeat(" ", widths[i]-textWidth(c.text))}
+		if i > 0 {
+			parts = append(parts, cell{text: "  "})
+		}
+		if i < len(t.right) && t.right[i] {
+			parts = append(parts, pad, c)
+		} else {
+			parts = append(parts, c, pad)
+		}
+	}
+	return parts
 }
 
 // trimRight drops the spaces that empty last cells leave at the ends of lines.

@@ -56,7 +56,7 @@ func newCLI(in io.Reader, out, err io.Writer) *cli {
 // run executes the arguments and returns the exit code.
 func run(ctx context.Context, args []string, c *cli) int {
 	root := c.rootCommand()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // nil would mean os.Args
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.err)
@@ -91,7 +91,20 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		Args:          noVerb,
 	}
 	root.SetFlagErrorFunc(flagError)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command",
+		Example: "  lbctl help instance drain",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return usagef("%s", err)
+			}
+			if err := noVerb(cmd, rest); err != nil {
+				return err
+			}
+			return cmd.Help()
+		},
+	})
 
 	f := root.PersistentFlags()
 	f.StringVar(&c.server, "server", "", "lb-admin's `URL` (default "+defaultServer+")")
@@ -128,6 +141,8 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		c.accessCommand(),
 		c.contextCommand(),
 		c.completionCommand(),
+		c.upCommand(),
+		c.standinCommand(),
 		c.versionCommand(),
 	)
 	return root
@@ -216,6 +231,7 @@ func checkArgs(root *cobra.Command, args []string) error {
 	if len(args) > 0 && strings.HasPrefix(args[0], "__complete") {
 		return nil
 	}
+	root.InitDefaultHelpCmd() // which Execute would do too late for Find
 	cmd, rest, err := root.Find(args)
 	if err != nil {
 		return usagef("%s", err)
@@ -235,7 +251,7 @@ func checkArgs(root *cobra.Command, args []string) error {
 			return nil
 		}
 		if a == "--token" || strings.HasPrefix(a, "--token=") {
-			return usagef("--token before %q: %s has a --token of its own (%s); give the access token with LBCTL_TOKEN or --token-file", cmd.Name(), cmd.CommandPath(), own.Usage)
+			return usagef("--token before %q: %s has a --token of its own (%s); give the access token with LBCTL_TOKEN or --token-file", cmd.Name(), cmd.CommandPath(), strings.ReplaceAll(own.Usage, "`", ""))
 		}
 	}
 	return nil

@@ -37,9 +37,13 @@ const (
 	heapLookEvery    = 64 // instructions
 )
 
-// concatName is the global that stands in for the operator "..". No program
-// can write the name, and none can reach the table of globals.
-const concatName = "\x00concat"
+// The globals that stand in for the operator "..", and around calls in tail
+// position. No program can write the names, and none can reach the table of
+// globals.
+const (
+	concatName = "\x00concat"
+	valuesName = "\x00values"
+)
 
 // luaConfig is what a configuration returned, or left in globals.
 type luaConfig struct {
@@ -101,7 +105,7 @@ func callLua(l *lua.LState) (err error) {
 }
 
 // compileLua parses, bounds the nesting before anything recurses into it, and
-// puts the accounted function in the place of every "..".
+// rewrites what has no bound.
 func compileLua(name string, source []byte) (proto *lua.FunctionProto, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -225,6 +229,7 @@ func (s *sandbox) open(l *lua.LState) {
 	tab := l.GetGlobal(lua.TabLibName).(*lua.LTable)
 	tab.RawSetString("concat", l.NewFunction(s.join))
 	l.SetGlobal(concatName, l.NewFunction(s.concat))
+	l.SetGlobal(valuesName, l.NewFunction(func(l *lua.LState) int { return l.GetTop() }))
 	// What configurations for OpenResty mention of it.
 	ngx := l.NewTable()
 	for i, level := range []string{"STDERR", "EMERG", "ALERT", "CRIT", "ERR", "WARN", "NOTICE", "INFO", "DEBUG"} {
@@ -373,9 +378,9 @@ func (s *sandbox) join(l *lua.LState) int {
 	return 1
 }
 
-// rewriter replaces "a .. b" by a call of concatName, and finds nesting that
-// is too deep for what recurses: the parser keeps a stack of its own, the
-// compiler does not.
+// rewriter replaces "a .. b" by a call of concatName, takes calls out of tail
+// position, and finds nesting that is too deep for what recurses: the parser
+// keeps a stack of its own, the compiler does not.
 type rewriter struct{ err error }
 
 func (r *rewriter) deep(depth, line int) bool {
@@ -421,6 +426,13 @@ func (r *rewriter) stmts(list []ast.Stmt, depth int) {
 			r.stmts(s.Func.Stmts, depth+1)
 		case *ast.ReturnStmt:
 			r.exprs(s.Exprs, depth)
+			// A chain of tail calls has no bound on the stack, but the
+			// interpreter writes a line for each of them into its traces.
+			if len(s.Exprs) == 1 {
+				if call, ok := s.Exprs[0].(*ast.FuncCallExpr); ok && !call.AdjustRet {
+					s.Exprs[0] = callOf(valuesName, call, call)
+				}
+			}
 		case *ast.BreakStmt, *ast.LabelStmt, *ast.GotoStmt:
 		default:
 			r.err = fmt.Errorf("line %d: a statement (%T) that an import does not know", s.Line(), s)
@@ -465,19 +477,26 @@ func (r *rewriter) expr(e ast.Expr, depth int) ast.Expr {
 	case *ast.FunctionExpr:
 		r.stmts(e.Stmts, depth)
 	case *ast.StringConcatOpExpr:
-		name := &ast.IdentExpr{Value: concatName}
 		// AdjustRet keeps a ... or a call at the end from bringing in more
 		// than the one value that each side of the operator is.
-		call := &ast.FuncCallExpr{Func: name, Args: []ast.Expr{one(r.expr(e.Lhs, depth)), one(r.expr(e.Rhs, depth))}, AdjustRet: true}
-		for _, n := range []ast.PositionHolder{name, call} {
-			n.SetLine(e.Line())
-			n.SetLastLine(e.LastLine())
-		}
+		call := callOf(concatName, e, one(r.expr(e.Lhs, depth)), one(r.expr(e.Rhs, depth)))
+		call.AdjustRet = true
 		return call
 	default:
 		r.err = fmt.Errorf("line %d: an expression (%T) that an import does not know", e.Line(), e)
 	}
 	return e
+}
+
+// callOf makes a call of one of our globals, at the place of an expression.
+func callOf(name string, at ast.PositionHolder, args ...ast.Expr) *ast.FuncCallExpr {
+	ident := &ast.IdentExpr{Value: name}
+	call := &ast.FuncCallExpr{Func: ident, Args: args}
+	for _, n := range []ast.PositionHolder{ident, call} {
+		n.SetLine(at.Line())
+		n.SetLastLine(at.LastLine())
+	}
+	return call
 }
 
 // one makes an expression yield exactly one value.

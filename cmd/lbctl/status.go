@@ -149,7 +149,7 @@ func statusTable(t *table, s *admin.Status) {
 func statusHead(t *table, s *admin.Status) {
 	t.line("%s, revision %d, %s, %s", s.Status, s.Revision, plural(s.Nodes.Proxies, "proxy", "proxies"), count(s.Nodes.Admins, "admin"))
 	if !s.Complete {
-		t.row(cell{fmt.Sprintf("incomplete: %d of %s reporting", s.Nodes.Reporting, plural(s.Nodes.Proxies, "proxy", "proxies")), yellow})
+		t.colored(yellow, "incomplete: %d of %s reporting", s.Nodes.Reporting, plural(s.Nodes.Proxies, "proxy", "proxies"))
 	}
 }
 
