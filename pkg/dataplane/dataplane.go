@@ -80,8 +80,8 @@ type Plane struct {
 // New checks the options, binds the listeners and opens files, so that what
 // can be wrong shows before anything runs. It starts nothing. The listeners
 // are closed by Run.
-func New(opts Options) (p *Plane, err error) {
-	p = &Plane{
+func New(opts Options) (_ *Plane, err error) {
+	p := &Plane{
 		opts: opts, log: opts.Log.With().Str("component", "dataplane").Logger(),
 		ejected: make(chan struct{}, 1), ready: make(chan struct{}),
 	}

@@ -203,8 +203,10 @@ func (d *decoder) list(v *value, into reflect.Value, path string) {
 	into.Set(out)
 }
 
+// wrong names the kind and not the value: a token that slipped into the wrong
+// place must not be shown.
 func (d *decoder) wrong(v *value, path string, want kind) {
-	d.fault(v, path, "%s stands where %s belongs", v.show(), want)
+	d.fault(v, path, "%s stands where %s belongs", v.kind, want)
 }
 
 // scalar reports whether v is one; null leaves the default and is none.

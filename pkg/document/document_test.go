@@ -173,6 +173,15 @@ func TestParse_FaultsNeverShowTokens(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "canary") {
 		t.Fatal(err)
 	}
+	for _, in := range []string{
+		`{"applications":{"a":{"user_tokens":"canary"}}}`, `{"applications":{"a":{"instances":"canary"}}}`, `{"applications":{"a":{"instances":["canary"]}}}`,
+		`{"applications":{"a":"canary"}}`, `{"applications":"canary"}`, "applications: {a: {user_tokens: [*canary]}}", "applications: {a: {user_tokens: [&canary]}}", "applications: {a: {user_tokens: ['canary}}",
+		`{"applications":{"a":{"instances":[{"name":"x","host":"h","token":{"canary":1}}]}}}`,
+	} {
+		if _, err := Parse([]byte(in)); err != nil && strings.Contains(err.Error(), "canary") {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
 }
 
 func TestParse_RefusesWhatIsNoDocument(t *testing.T) {

@@ -157,7 +157,9 @@ func readYAML(data []byte) (*value, lb.Faults) {
 			return &value{kind: kindNull}, nil
 		}
 		f := lb.Fault{Message: "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-		if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
+		if strings.Contains(f.Message, "unknown anchor") { // a token written [*token]; don't show it
+			f.Message = "not YAML: an alias names no anchor; write text that begins with * or & in quotes"
+		} else if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
 			f.Line, _ = strconv.Atoi(m[1])
 			f.Message = "not YAML: " + m[2]
 		}
