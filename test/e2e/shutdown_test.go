@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// SIGTERM: not ready at once, /health says draining, streams run to their end,
+// exit code 0. A second one does not wait.
+func TestShutdown_LetsStreamsEnd(t *testing.T) {
+	t.Parallel()
+	var app application
+	c := newPair(t, func(c *cluster) []application {
+		app, _ = c.recordedApplication("ending", 1, unprobed())
+		return []application{app}
+	}, "--shutdown-delay", "1s", "--shutdown-grace", "20s")
+	gentle, hard := c.proxies[0], c.proxies[1]
+	open := func(p *proxyNode) <-chan reply {
+		answer := make(chan reply, 1)
+		go func() { // ends with the stream
+			answer <- question{token: app.token, user: "late", stream: true, tokens: 30, gap: 100 * time.Millisecond}.ask(context.Background(), p.url)
+		}()
+		within(t, 5*time.Second, "the stream is open", func() bool {
+			n, err := metric(p.ops, "difylb_instance_active_streams")
+			return err == nil && n == 1
+		})
+		return answer
+	}
+
+	stream := open(gentle)
+	gentle.signal(syscall.SIGTERM)
+	signalled := time.Now()
+	eventually(t, 300*time.Millisecond, "/readyz fails", func() error {
+		if code, _, err := get(gentle.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d, %v", code, err)
+		}
+		return nil
+	})
+	code, body, err := get(gentle.url + "/health")
+	if err != nil || code != http.StatusServiceUnavailable || !strings.Contains(string(body), `"draining"`) {
+		t.Errorf("/health while draining: %d %s %v", code, body, err)
+	}
+	if r := (question{token: app.token, user: "in time"}).ask(t.Context(), gentle.url); r.failure != "" && time.Since(signalled) < 900*time.Millisecond {
+		t.Errorf("within the shutdown delay: %s", r)
+	}
+	eventually(t, 2*time.Second, "no new connections are taken after the delay", func() error {
+		conn, err := net.DialTimeout("tcp", gentle.url[len("http://"):], time.Second)
+		if err == nil {
+			conn.Close()
+			return errors.New("one was")
+		}
+		return nil
+	})
+	if r := <-stream; r.failure != "" || r.events != 31 {
+		t.Errorf("the stream that was open: %d events, %s", r.events, r)
+	}
+	ended := time.Now()
+	if code := gentle.wait(10 * time.Second); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if d := time.Since(ended); d > 3*time.Second {
+		t.Errorf("it took %s to end after the last stream", d)
+	}
+
+	stream = open(hard)
+	hard.signal(syscall.SIGTERM)
+	eventually(t, 2*time.Second, "/readyz fails", func() error {
+		if code, _, err := get(hard.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
+			return fmt.Errorf("status %d, %v", code, err)
+		}
+		return nil
+	})
+	hard.signal(syscall.SIGTERM)
+	second := time.Now()
+	hard.wait(5 * time.Second)
+	t.Logf("after the second SIGTERM it ended within %s, exit code %d", time.Since(second).Round(time.Millisecond), hard.cmd.ProcessState.ExitCode())
+	if d := time.Since(second); d > 2500*time.Millisecond {
+		t.Errorf("a second SIGTERM took %s", d)
+	}
+	if r := <-stream; r.failure == "" {
+		t.Error("the second SIGTERM did not cut the stream")
+	}
+}

@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"difylb/pkg/standin"
+)
+
+// standinNode is a stand-in Dify as a process, which can be killed.
+type standinNode struct {
+	*process
+	args []string
+	dir  string
+	addr string
+}
+
+// startStandin runs an instance; apps are MODE=TOKEN.
+func (c *cluster) startStandin(name string, apps ...string) *standinNode {
+	c.t.Helper()
+	s := &standinNode{addr: freeAddress(c.t), dir: c.dir}
+	s.args = []string{"standin", "--listen", s.addr, "--name", name, "--slots", "-1", "--control"}
+	for _, a := range apps {
+		s.args = append(s.args, "--app", a)
+	}
+	s.process = start(c.t, c.dir, name, programs.ctl, s.args...)
+	s.awaitReady()
+	return s
+}
+
+func (s *standinNode) awaitReady() {
+	s.t.Helper()
+	eventually(s.t, 10*time.Second, s.name+" is ready", func() error { return s.alive(probe("http://" + s.addr + "/_standin/counts")) })
+}
+
+func (s *standinNode) restart() {
+	s.t.Helper()
+	s.process = start(s.t, s.dir, s.name, programs.ctl, s.args...)
+	s.awaitReady()
+}
+
+func (s *standinNode) counts() standin.Counts {
+	s.t.Helper()
+	var c standin.Counts
+	s.control("counts", &c)
+	return c
+}
+
+func (s *standinNode) requests() []standin.Request {
+	s.t.Helper()
+	var r []standin.Request
+	s.control("requests", &r)
+	return r
+}
+
+func (s *standinNode) control(what string, answer any) {
+	s.t.Helper()
+	code, body, err := get("http://" + s.addr + "/_standin/" + what)
+	if err != nil || code != http.StatusOK {
+		s.t.Fatalf("%s: %s: status %d, %v", s.name, what, code, err)
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		s.t.Fatalf("%s: %s: %s", s.name, what, err)
+	}
+}
+
+// fault puts faults in force in place of those there were.
+func (s *standinNode) fault(faults ...standin.Fault) {
+	s.t.Helper()
+	body, err := json.Marshal(map[string]any{"clear": true, "add": faults})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp, err := probeClient.Post("http://"+s.addr+"/_standin/faults", "application/json", bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s: faults: status %d", s.name, resp.StatusCode)
+	}
+}
+
+// generated is how many runs were asked of it, probes and look-ups left out.
+func generated(c standin.Counts) (n uint64) {
+	for _, by := range c.Requests["POST /v1/chat-messages"] {
+		n += by
+	}
+	return n
+}
+
+// chatApplication starts n stand-ins and declares a chat application on them.
+func (c *cluster) chatApplication(name string, n int, fields map[string]any) (application, []*standinNode) {
+	c.t.Helper()
+	app := application{name: name, token: c.userToken(), fields: fields}
+	var nodes []*standinNode
+	for i := range n {
+		token := c.instanceToken()
+		s := c.startStandin(fmt.Sprintf("dify%d-%s", i+1, name), "chat="+token)
+		nodes = append(nodes, s)
+		app.instances = append(app.instances, instance{name: s.name, addr: s.addr, token: token, fields: map[string]any{"fail_timeout": "1s"}})
+	}
+	return app, nodes
+}
+
+func named(t testing.TB, nodes []*standinNode, name string) *standinNode {
+	t.Helper()
+	for _, s := range nodes {
+		if s.name == name {
+			return s
+		}
+	}
+	t.Fatalf("no stand-in is named %q", name)
+	return nil
+}
