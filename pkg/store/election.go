@@ -240,12 +240,16 @@ func (t *term) end() {
 // PutHealth stores what the leader found out about an instance. Call it on
 // transitions only. Error kinds: lb.ErrConflict when the Fence's node no
 // longer leads (its context ends, too), lb.ErrNotFound when the instance does
-// not exist, lb.ErrUnavailable.
+// not exist, lb.ErrInvalid for a verdict that is none, lb.ErrUnavailable.
 func (s *Store) PutHealth(ctx context.Context, app, instance string, v lb.Verdict, f Fence) error {
 	op := fmt.Sprintf("put health of %s/%s", app, instance)
+	value := mustMarshal(v)
+	if _, err := decodeVerdict(value); err != nil {
+		return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrInvalid, "%s", err))
+	}
 	for retry := true; ; retry = false {
 		there := clientv3.Compare(clientv3.CreateRevision(s.prefix+instanceKey(app, instance)), ">", 0)
-		ok, err := s.fenced(ctx, f, []clientv3.Cmp{there}, clientv3.OpPut(s.prefix+healthKey(app, instance), string(mustMarshal(v))))
+		ok, err := s.fenced(ctx, f, []clientv3.Cmp{there}, clientv3.OpPut(s.prefix+healthKey(app, instance), string(value)))
 		if err != nil || ok {
 			return unavailable(op, err)
 		}

@@ -126,6 +126,9 @@ func TestHealth_FollowsTheInstance(t *testing.T) {
 		if err := s.PutHealth(ctx, "shop", "gone", lb.Verdict{Health: lb.Healthy}, f); !errors.Is(err, lb.ErrNotFound) {
 			t.Errorf("health of no instance: %v", err)
 		}
+		if err := s.PutHealth(ctx, "shop", "a", lb.Verdict{Health: "dizzy"}, f); !errors.Is(err, lb.ErrInvalid) {
+			t.Errorf("no such health: %v", err)
+		}
 		eventually(t, "the verdicts are seen", func() bool { return len(s.Current().Health["shop"]) == 2 })
 		app := s.Current().Application("shop")
 		put(t, s, application("shop", "a"))
