@@ -78,14 +78,7 @@ func (o *options) run() error {
 			return err
 		}
 	}
-	if err := o.etcd.Validate(); err != nil {
-		return err
-	}
-	tlsConfig, err := o.etcd.TLS()
-	if err != nil {
-		return err
-	}
-	password, err := o.etcd.Password()
+	tlsConfig, password, err := o.etcd.Credentials()
 	if err != nil {
 		return err
 	}

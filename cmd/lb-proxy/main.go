@@ -114,9 +114,6 @@ func (o *options) complete() error {
 	if len(o.etcd.Endpoints) == 0 {
 		return daemon.Usagef("--etcd-endpoints: no URL; lb-proxy follows an etcd, for example the one that lb-admin embeds: http://127.0.0.1:2379")
 	}
-	if err := o.etcd.Validate(); err != nil {
-		return err
-	}
 	if p.MaxConnections < 1 {
 		return daemon.Usagef("--max-connections: %d is out of range; from 1", p.MaxConnections)
 	}
@@ -127,11 +124,7 @@ func (o *options) complete() error {
 		return daemon.Usagef("--shutdown-grace, --shutdown-delay: must not be negative")
 	}
 	p.MaxBody, p.Version = lb.Size(o.maxBody), daemon.Version
-	tlsConfig, err := o.etcd.TLS()
-	if err != nil {
-		return err
-	}
-	password, err := o.etcd.Password()
+	tlsConfig, password, err := o.etcd.Credentials()
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,20 @@ func (o *EtcdOptions) AddFlags(f *pflag.FlagSet, endpoints []string, help string
 	f.StringVar(&o.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-user")
 }
 
+// Credentials checks the options and reads the files that they name: the TLS
+// settings, nil without TLS, and the password. Errors are UsageErrors.
+func (o *EtcdOptions) Credentials() (*tls.Config, lb.Secret, error) {
+	if err := o.Validate(); err != nil {
+		return nil, "", err
+	}
+	tlsConfig, err := o.TLS()
+	if err != nil {
+		return nil, "", err
+	}
+	password, err := o.Password()
+	return tlsConfig, password, err
+}
+
 // Validate reports the first option that can't be right, as a UsageError.
 func (o *EtcdOptions) Validate() error {
 	for _, e := range o.Endpoints {

@@ -42,6 +42,10 @@ type App struct {
 	Ring *ring.Ring
 	// Instances are in declared order, as are the ring's members.
 	Instances []Instance
+	// Worlds is the number of sets of instances that share their state: one
+	// for each domain, and one for each instance without a domain. What one
+	// world has made, the others do not know.
+	Worlds int
 
 	hasher   ring.Hasher
 	checksum uint64
@@ -179,7 +183,7 @@ func (b *builder) place() {
 
 // compile makes an App; the ring of old serves again if it would come out the same.
 func compile(decl *lb.Application, old *App) (*App, error) {
-	a := &App{Decl: decl, Instances: make([]Instance, len(decl.Instances))}
+	a := &App{Decl: decl, Instances: make([]Instance, len(decl.Instances)), Worlds: worlds(decl)}
 	for i := range decl.Instances {
 		in := &decl.Instances[i]
 		base := in.BaseURL()
@@ -209,6 +213,24 @@ func compile(decl *lb.Application, old *App) (*App, error) {
 	h.Write(sum[:])
 	a.checksum = h.Sum64()
 	return a, nil
+}
+
+func worlds(decl *lb.Application) int {
+	n := 0
+	seen := make(map[string]bool)
+	for i := range decl.Instances {
+		if d := decl.Instances[i].Domain; d == "" || !seen[d] {
+			seen[d] = true
+			n++
+		}
+	}
+	return n
+}
+
+// SameWorld reports whether instances i and j share their state.
+func (a *App) SameWorld(i, j int) bool {
+	d := a.Instances[i].Decl.Domain
+	return i == j || (d != "" && d == a.Instances[j].Decl.Domain)
 }
 
 func newRing(decl *lb.Application) (*ring.Ring, error) {
