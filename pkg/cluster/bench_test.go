@@ -156,7 +156,7 @@ func BenchmarkUpdate_ToProxy50000(b *testing.B) {
 func BenchmarkCounters_PersistAndLoad50000(b *testing.B) {
 	h, _ := bigHub(b)
 	store := h.opts.Counters.(*memStore)
-	if _, err := h.persist(context.Background(), Fence{}, false); err != nil {
+	if _, err := h.persist(context.Background(), store.office(), false); err != nil {
 		b.Fatal(err)
 	}
 	bytes := 0
@@ -170,7 +170,7 @@ func BenchmarkCounters_PersistAndLoad50000(b *testing.B) {
 					h.book.markDirty(c)
 				}
 			}
-			if _, err := h.persist(context.Background(), Fence{}, false); err != nil {
+			if _, err := h.persist(context.Background(), store.office(), false); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -14,13 +14,6 @@ import (
 	pb "difylb/proto"
 )
 
-// Fence names a leadership: the election key and the store revision at which
-// it was made. It holds as long as the key exists with that revision.
-type Fence struct {
-	Key      string
-	Revision int64
-}
-
 // CounterChunk is one value under counters/. Each is complete in itself; what
 // they hold is this package's business.
 type CounterChunk struct {
@@ -36,10 +29,15 @@ const MaxChunkBytes = 512 << 10
 type CounterStore interface {
 	// LoadCounters returns every chunk of every node.
 	LoadCounters(ctx context.Context) ([]CounterChunk, error)
-	// PutCounters writes one chunk in one step, and only while the fence
-	// holds; otherwise the error is lb.ErrConflict. After any other error the
-	// chunk may or may not have been written.
-	PutCounters(ctx context.Context, fence Fence, chunk CounterChunk) error
+}
+
+// CounterWriter writes chunks for the length of one time in office, which it
+// is bound to: one that outlives it can do no harm.
+type CounterWriter interface {
+	// PutCounters writes one chunk in one step, and only while the time in
+	// office lasts; otherwise the error is lb.ErrConflict. After any other
+	// error the chunk may or may not have been written.
+	PutCounters(ctx context.Context, chunk CounterChunk) error
 }
 
 const (
@@ -256,15 +254,15 @@ func (h *Hub) joinChunk(c CounterChunk, now time.Time) error {
 
 // Lead writes the totals into the store while this lb-admin is elected. It
 // blocks until ctx ends, with a last round of writing before it returns nil,
-// or until the fence no longer holds, which is lb.ErrConflict. Store outages
-// are waited out.
+// or until w says that the time in office is over, which is lb.ErrConflict.
+// Store outages are waited out.
 //
 // What is written is at most 3 s old as long as that takes no more than
 // 192 KiB, which is some 500 to 2,000 series with traffic at the same time;
 // beyond that rounds come less often, so that the store's history stays
 // bounded. It is only needed when every proxy, or every lb-admin and a proxy,
 // die at once: one of them left alive knows better.
-func (h *Hub) Lead(ctx context.Context, fence Fence) error {
+func (h *Hub) Lead(ctx context.Context, w CounterWriter) error {
 	h.log.Info().Msg("keeping counters")
 	defer h.endLead()
 	reload := true // what a predecessor folded must be known before anything is written
@@ -277,7 +275,7 @@ func (h *Hub) Lead(ctx context.Context, fence Fence) error {
 			work, cancel = context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 			defer cancel()
 		}
-		written, err := h.persist(work, fence, reload)
+		written, err := h.persist(work, w, reload)
 		switch {
 		case errors.Is(err, lb.ErrConflict):
 			return err
@@ -303,7 +301,7 @@ func (h *Hub) endLead() {
 // persist writes every chunk that changed. It returns the bytes written. After
 // an error it must be called with reload: a write whose outcome is not known
 // may have folded a boot.
-func (h *Hub) persist(ctx context.Context, fence Fence, reload bool) (int, error) {
+func (h *Hub) persist(ctx context.Context, w CounterWriter, reload bool) (int, error) {
 	if reload {
 		if err := h.loadCounters(ctx); err != nil {
 			return 0, err
@@ -316,7 +314,7 @@ func (h *Hub) persist(ctx context.Context, fence Fence, reload bool) (int, error
 	h.mu.Unlock()
 	written := 0
 	for range round {
-		n, err := h.persistOne(ctx, fence)
+		n, err := h.persistOne(ctx, w)
 		written += n
 		if err != nil {
 			return written, err
@@ -362,7 +360,7 @@ type pendingFold struct {
 	boots []*boot
 }
 
-func (h *Hub) persistOne(ctx context.Context, fence Fence) (int, error) {
+func (h *Hub) persistOne(ctx context.Context, w CounterWriter) (int, error) {
 	h.mu.Lock()
 	if len(h.book.queue) == 0 {
 		h.mu.Unlock()
@@ -380,7 +378,7 @@ func (h *Hub) persistOne(ctx context.Context, fence Fence) (int, error) {
 	written := 0
 	for _, p := range writes {
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-		err := h.opts.Counters.PutCounters(ctx, fence, CounterChunk{Node: p.chunk.node, Index: p.chunk.index, Value: p.value})
+		err := w.PutCounters(ctx, CounterChunk{Node: p.chunk.node, Index: p.chunk.index, Value: p.value})
 		cancel()
 		h.mu.Lock()
 		if err != nil {

@@ -35,7 +35,7 @@ func TestLead_KeepsTheStoreNearThroughOutagesAndWritesAtTheEnd(t *testing.T) {
 		h := NewHub(HubOptions{Log: zerolog.Nop(), Counters: store})
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
-		go func() { ended <- h.Lead(ctx, Fence{}) }()
+		go func() { ended <- h.Lead(ctx, store.office()) }()
 
 		for n := uint64(1); n <= 10; n++ {
 			reportOne(h, n, "shop", n)
@@ -83,7 +83,7 @@ func TestPersist_WritesInProportionToWhatChanges(t *testing.T) {
 	for i := range all {
 		reportOne(h, uint64(i+1), name(i), 1)
 	}
-	whole, err := h.persist(context.Background(), Fence{}, false)
+	whole, err := h.persist(context.Background(), store.office(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestPersist_WritesInProportionToWhatChanges(t *testing.T) {
 		for i := range hot { // far apart, so that they stand in different chunks
 			reportOne(h, uint64(all+round+1), name(i*all/hot), uint64(round+2))
 		}
-		if bytes, err = h.persist(context.Background(), Fence{}, false); err != nil {
+		if bytes, err = h.persist(context.Background(), store.office(), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,19 +117,19 @@ func TestPersist_AFailedWriteIsMadeUpForWhatever(t *testing.T) {
 		for i := range series {
 			report(i, 1)
 		}
-		if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+		if _, err := h.persist(context.Background(), store.office(), true); err != nil {
 			t.Fatal(err)
 		}
 		for i := range series {
 			report(i, 2)
 		}
 		store.fail = func() (bool, bool) { return !applied, applied }
-		if _, err := h.persist(context.Background(), Fence{}, false); err == nil {
+		if _, err := h.persist(context.Background(), store.office(), false); err == nil {
 			t.Fatal("the store did not fail")
 		}
 		store.fail = func() (bool, bool) { return false, false }
 		report(7, 3) // one that changes among many that only failed
-		if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+		if _, err := h.persist(context.Background(), store.office(), true); err != nil {
 			t.Fatal(err)
 		}
 		for i := range series {
@@ -162,7 +162,7 @@ func TestPersist_DividesChunksThatGrow(t *testing.T) {
 			h.report(b, &pb.Report{Seq: seq, Full: true, Series: []*pb.Series{{App: fmt.Sprint(i), Instance: "dify1", Totals: t}}})
 		}
 		// memStore refuses a chunk over MaxChunkBytes.
-		if _, err := h.persist(context.Background(), Fence{}, false); err != nil {
+		if _, err := h.persist(context.Background(), store.office(), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -184,7 +184,7 @@ func TestLoad_LeavesAnUnreadableChunkAlone(t *testing.T) {
 	store.chunks["p/0"] = garbage
 	h := NewHub(HubOptions{Log: zerolog.Nop(), Counters: store})
 	reportOne(h, 1, "shop", 5) // placed before the store is known
-	if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+	if _, err := h.persist(context.Background(), store.office(), true); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(store.chunks["p/0"].Value); got != "garbage" {

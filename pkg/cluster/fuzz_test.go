@@ -37,7 +37,7 @@ func FuzzHub_TakesAnyBytes(f *testing.F) {
 		for key := range h.ledger.entries {
 			want[key] = h.Totals(key).Requests
 		}
-		if _, err := h.persist(context.Background(), Fence{}, true); err != nil {
+		if _, err := h.persist(context.Background(), store.office(), true); err != nil {
 			t.Fatal(err)
 		}
 		again := NewHub(HubOptions{Log: zerolog.Nop(), Counters: store})

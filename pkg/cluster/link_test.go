@@ -35,10 +35,16 @@ func (s *lockedStore) LoadCounters(ctx context.Context) ([]CounterChunk, error) 
 	return s.memStore.LoadCounters(ctx)
 }
 
-func (s *lockedStore) PutCounters(ctx context.Context, f Fence, c CounterChunk) error {
+func (s *lockedStore) put(term int, c CounterChunk) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.memStore.PutCounters(ctx, f, c)
+	return s.memStore.put(term, c)
+}
+
+func (s *lockedStore) office() office {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return office{s, s.term}
 }
 
 // testCluster is lb-admins and proxies that talk over loopback.
@@ -249,7 +255,7 @@ func TestLink_AnotherAdminTakesOverWithoutAGap(t *testing.T) {
 func TestLink_CountsOnWhileNoAdminAnswers(t *testing.T) {
 	c := newTestCluster(t)
 	h := c.hub("admin1", "127.0.0.1:0")
-	lead := c.background(func(ctx context.Context) error { return h.Lead(ctx, Fence{}) })
+	lead := c.background(func(ctx context.Context) error { return h.Lead(ctx, c.store.office()) })
 	p1, p2 := c.link("proxy1", "b1"), c.link("proxy2", "b2")
 	p1.requests("dify1", 20, lb.ReasonOK)
 	p2.requests("dify1", 7, lb.ReasonOK)
@@ -540,13 +546,14 @@ func TestHub_AsksForEverythingWhenAReportIsMissing(t *testing.T) {
 	}
 }
 
-func TestHub_LeadWritesAndEndsWithItsFence(t *testing.T) {
+func TestHub_LeadWritesAndEndsWithItsTimeInOffice(t *testing.T) {
 	c := newTestCluster(t)
 	h := c.hub("admin1", "127.0.0.1:0")
 	p := c.link("proxy1", "b1")
 	p.requests("dify1", 3, lb.ReasonOK)
 	failed := make(chan error, 1)
-	c.background(func(ctx context.Context) error { failed <- h.Lead(ctx, Fence{}); return nil })
+	first := c.store.office()
+	c.background(func(ctx context.Context) error { failed <- h.Lead(ctx, first); return nil })
 	stored := func() uint64 {
 		fresh := NewHub(HubOptions{Log: zerolog.Nop(), Counters: c.store})
 		if err := fresh.loadCounters(context.Background()); err != nil {
@@ -556,7 +563,7 @@ func TestHub_LeadWritesAndEndsWithItsFence(t *testing.T) {
 	}
 	eventually(t, "3 requests stored", func() bool { return stored() == 3 })
 	c.store.mu.Lock()
-	c.store.fence.Revision = 1 // another lb-admin was elected
+	c.store.term++ // another lb-admin was elected
 	c.store.mu.Unlock()
 	p.requests("dify1", 1, lb.ReasonOK)
 	if err := <-failed; !errors.Is(err, lb.ErrConflict) {

@@ -19,11 +19,11 @@ import (
 	pb "difylb/proto"
 )
 
-// memStore is a CounterStore whose fence is a revision and whose puts can fail
-// before or after they are applied.
+// memStore is a CounterStore that knows who is in office, and whose puts can
+// fail before or after they are applied.
 type memStore struct {
 	chunks map[string]CounterChunk
-	fence  Fence
+	term   int // the present time in office
 	fail   func() (before, after bool)
 	puts   int
 }
@@ -38,8 +38,19 @@ func (m *memStore) LoadCounters(context.Context) ([]CounterChunk, error) {
 	return slices.Collect(maps.Values(m.chunks)), nil // in random order
 }
 
-func (m *memStore) PutCounters(_ context.Context, f Fence, c CounterChunk) error {
-	if f != m.fence {
+// office is a CounterWriter of one time in office.
+type office struct {
+	store interface{ put(int, CounterChunk) error }
+	term  int
+}
+
+func (o office) PutCounters(_ context.Context, c CounterChunk) error { return o.store.put(o.term, c) }
+
+// office returns the writer of the present time in office.
+func (m *memStore) office() office { return office{m, m.term} }
+
+func (m *memStore) put(term int, c CounterChunk) error {
+	if term != m.term {
 		return lb.Errorf(lb.ErrConflict, "not the leader")
 	}
 	before, after := m.fail()
@@ -165,7 +176,7 @@ func (m *model) snapshot() *lb.Snapshot {
 
 // elect makes the first lb-admin the leader.
 func (m *model) elect() {
-	m.store.fence.Revision++
+	m.store.term++
 	m.admins[0].reload = true
 }
 
@@ -229,8 +240,8 @@ func (m *model) reportAll(to ...*modelAdmin) {
 
 func (m *model) admin() *modelAdmin { return m.admins[m.rng.IntN(len(m.admins))] }
 
-func (m *model) persist(a *modelAdmin, fence Fence) error {
-	_, err := a.hub.persist(context.Background(), fence, a.reload)
+func (m *model) persist(a *modelAdmin, w CounterWriter) error {
+	_, err := a.hub.persist(context.Background(), w, a.reload)
 	a.reload = err != nil
 	return err
 }
@@ -238,7 +249,7 @@ func (m *model) persist(a *modelAdmin, fence Fence) error {
 // lead has the leader write until it succeeds.
 func (m *model) lead() {
 	for range 100 {
-		err := m.persist(m.admins[0], m.store.fence)
+		err := m.persist(m.admins[0], m.store.office())
 		if err == nil {
 			return
 		}
@@ -305,17 +316,17 @@ func (m *model) step() {
 	case 7:
 		m.killAdmin()
 	case 8:
-		if err := m.persist(m.admins[0], m.store.fence); err != nil && !errors.Is(err, errStore) {
+		if err := m.persist(m.admins[0], m.store.office()); err != nil && !errors.Is(err, errStore) {
 			m.t.Fatalf("persist: %v", err)
 		}
 	case 9:
 		// A leader that does not know that it is no longer one.
-		stale := m.store.fence
-		stale.Revision--
+		stale := m.store.office()
+		stale.term--
 		a := m.admins[len(m.admins)-1]
 		before, wasReload := m.store.puts, a.reload
 		if err := m.persist(a, stale); err == nil && len(a.hub.book.queue) > 0 || m.store.puts != before {
-			m.t.Fatal("a stale fence wrote")
+			m.t.Fatal("one whose time in office is over wrote")
 		}
 		a.hub.endLead()
 		a.reload = a.reload || wasReload

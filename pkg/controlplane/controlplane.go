@@ -182,16 +182,16 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 }
 
 func (p *Plane) serve(ctx context.Context, st *store.Store) error {
-	counters := &counterStore{store: st}
-	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counters})
+	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}})
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
 		Table: p.table.Load, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
 		Metrics: promhttp.HandlerFor(p.metrics(st, hub), promhttp.HandlerOpts{}),
+		Checks:  map[string]func(context.Context) error{"statistics": statistics(hub)},
 	})
 	httpServer := &http.Server{Handler: rest.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
 	grpcServer := cluster.NewServer(hub, p.tls)
-	elected := newElected(p, st, hub, counters)
+	elected := newElected(p, st, hub)
 	p.prober = elected.prober
 
 	// Leading and being registered end first, the rest when REST has ended.
@@ -242,6 +242,16 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	rest2.Wait()
 	p.log.Info().Msg("stopped")
 	return failed
+}
+
+// statistics is the check that /status is worth showing after a start.
+func statistics(hub *cluster.Hub) func(context.Context) error {
+	return func(context.Context) error {
+		if !hub.Ready() {
+			return errors.New("the stored counters are not loaded, or not every proxy has reported yet")
+		}
+		return nil
+	}
 }
 
 func serveHTTP(s *http.Server, ln net.Listener, secure bool) error {

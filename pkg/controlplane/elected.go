@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,21 +19,20 @@ import (
 // elected is what only one lb-admin of a cluster does: probing, and keeping
 // the counters in the store.
 type elected struct {
-	p        *Plane
-	log      zerolog.Logger
-	store    *store.Store
-	hub      *cluster.Hub
-	counters *counterStore
-	prober   *health.Prober
+	p      *Plane
+	log    zerolog.Logger
+	store  *store.Store
+	hub    *cluster.Hub
+	prober *health.Prober
 
 	mu      sync.Mutex // guards pending
 	pending map[health.ID]lb.Verdict
 	wake    chan struct{} // capacity 1: pending has something
 }
 
-func newElected(p *Plane, st *store.Store, hub *cluster.Hub, counters *counterStore) *elected {
+func newElected(p *Plane, st *store.Store, hub *cluster.Hub) *elected {
 	e := &elected{
-		p: p, log: p.opts.Log.With().Str("component", "prober").Logger(), store: st, hub: hub, counters: counters,
+		p: p, log: p.opts.Log.With().Str("component", "prober").Logger(), store: st, hub: hub,
 		pending: make(map[health.ID]lb.Verdict), wake: make(chan struct{}, 1),
 	}
 	e.prober = health.NewProber(health.Options{Report: e.report, Live: hub.Live, Control: forbidAddresses})
@@ -104,7 +102,6 @@ func (e *elected) lead(ctx context.Context, fence store.Fence) error {
 	e.log.Info().Msg("elected: probing and keeping the counters")
 	e.p.leading.Store(true)
 	defer e.p.leading.Store(false)
-	e.counters.fence.Store(&fence)
 	e.mu.Lock()
 	clear(e.pending) // of an earlier time in office
 	e.mu.Unlock()
@@ -112,7 +109,7 @@ func (e *elected) lead(ctx context.Context, fence store.Fence) error {
 	defer cancel()
 	work := []func(context.Context) error{
 		e.prober.Run,
-		func(ctx context.Context) error { return e.hub.Lead(ctx, cluster.Fence{}) },
+		func(ctx context.Context) error { return e.hub.Lead(ctx, counterWriter{e.store, fence}) },
 		func(ctx context.Context) error { return e.writeVerdicts(ctx, fence) },
 	}
 	ended := make(chan error, len(work)) // one each
@@ -185,15 +182,13 @@ func (e *elected) putBack(id health.ID, v lb.Verdict) {
 	}
 }
 
-// counterStore joins the hub's chunks to the store's counters. The fence is
-// that of the present time in office.
+// counterStore reads the store's counters for the hub.
 type counterStore struct {
 	store *store.Store
-	fence atomic.Pointer[store.Fence]
 }
 
 // LoadCounters implements cluster.CounterStore.
-func (c *counterStore) LoadCounters(ctx context.Context) ([]cluster.CounterChunk, error) {
+func (c counterStore) LoadCounters(ctx context.Context) ([]cluster.CounterChunk, error) {
 	nodes, err := c.store.Counters(ctx)
 	if err != nil {
 		return nil, err
@@ -207,11 +202,13 @@ func (c *counterStore) LoadCounters(ctx context.Context) ([]cluster.CounterChunk
 	return out, nil
 }
 
-// PutCounters implements cluster.CounterStore.
-func (c *counterStore) PutCounters(ctx context.Context, _ cluster.Fence, chunk cluster.CounterChunk) error {
-	fence := c.fence.Load()
-	if fence == nil {
-		return lb.Errorf(lb.ErrConflict, "this lb-admin was never elected")
-	}
-	return c.store.PutCounters(ctx, chunk.Node, map[int][]byte{chunk.Index: chunk.Value}, *fence)
+// counterWriter writes them during one time in office.
+type counterWriter struct {
+	store *store.Store
+	fence store.Fence
+}
+
+// PutCounters implements cluster.CounterWriter.
+func (c counterWriter) PutCounters(ctx context.Context, chunk cluster.CounterChunk) error {
+	return c.store.PutCounters(ctx, chunk.Node, map[int][]byte{chunk.Index: chunk.Value}, c.fence)
 }
