@@ -272,7 +272,7 @@ func TestMirror_RecoversFromAHalfOpenConnection(t *testing.T) {
 	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
 	k := newLink(t, end)
 	writer, reader := storetest.OpenAt(t, end, prefix), storetest.OpenAt(t, k.url(), prefix)
-	put(t, writer, application("shop", "a"))
+	await(t, reader, put(t, writer, application("shop", "a")).Revision)
 	k.freeze() // alive to the kernel, dead to us
 	res := put(t, writer, application("web", "x"))
 	eventually(t, "the reader knows that it is stale", func() bool { return !reader.Status().Connected })
@@ -573,8 +573,9 @@ func TestStore_OutOfSpaceIsSaid(t *testing.T) {
 	put(t, s, application("shop", "a"))
 	cli := etcd(t, end)
 	var err error
-	for i := 0; i < 100 && err == nil; i++ {
-		_, err = cli.Put(t.Context(), fmt.Sprintf("/fill/%d", i), strings.Repeat("x", 256<<10))
+	// etcd looks at its file, which grows in batches, 100 ms apart.
+	for i, deadline := 0, time.Now().Add(20*time.Second); err == nil && time.Now().Before(deadline); i++ {
+		_, err = cli.Put(t.Context(), fmt.Sprintf("/fill/%d", i%20), strings.Repeat("x", 256<<10))
 	}
 	if err == nil {
 		t.Fatal("the quota does not hold")

@@ -309,17 +309,20 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (s *Store) Init(ctx context.Context) error {
 	var id [16]byte
 	rand.Read(id[:])
-	once := map[string]any{
-		keyEpoch:   epochWire{ID: hex.EncodeToString(id[:]), Created: s.now().UTC()},
-		keyCluster: clusterKeyWire{Key: lb.NewSecret("ck-").Reveal()},
-	}
-	for key, v := range once {
-		key = s.prefix + key
+	// The epoch last: who sees one finds the rest there, too.
+	for _, once := range []struct {
+		key   string
+		value any
+	}{
+		{keyCluster, clusterKeyWire{Key: lb.NewSecret("ck-").Reveal()}},
+		{keyEpoch, epochWire{ID: hex.EncodeToString(id[:]), Created: s.now().UTC()}},
+	} {
+		key := s.prefix + once.key
 		_, err := s.txn(ctx, opTimeout, func(t clientv3.Txn) clientv3.Txn {
-			return t.If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, string(mustMarshal(v))))
+			return t.If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, string(mustMarshal(once.value))))
 		})
 		if err != nil {
-			return unavailable("prepare the store", err)
+			return s.client.unreached("prepare the store", err)
 		}
 	}
 	if _, err := s.rollForward(ctx); err != nil {
