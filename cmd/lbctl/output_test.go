@@ -299,6 +299,9 @@ func TestDiff_OfLines(t *testing.T) {
 func FuzzDiff(f *testing.F) {
 	f.Add("a\nb\nc", "a\nx\nc")
 	f.Fuzz(func(t *testing.T, before, after string) {
+		if len(before)+len(after) > 4096 {
+			return
+		}
 		var from, to []string
 		for _, e := range editsOf(strings.Split(before, "\n"), strings.Split(after, "\n")) {
 			if e.op != '+' {

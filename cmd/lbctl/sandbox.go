@@ -52,7 +52,8 @@ type luaConfig struct {
 	close   func()
 }
 
-// runLua runs a configuration. The caller closes what it returns.
+// runLua runs a configuration, until the context's deadline or, where it has
+// none, for sandboxTime. The caller closes what it returns.
 func runLua(ctx context.Context, name string, source []byte) (*luaConfig, error) {
 	if len(source) > maxLuaFileBytes {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxLuaFileBytes)
@@ -63,7 +64,12 @@ func runLua(ctx context.Context, name string, source []byte) (*luaConfig, error)
 	}
 	// Process-wide, and only used here: lbctl runs no other Lua.
 	lua.MaxArrayIndex = maxLuaArray
-	ctx, cancel := context.WithTimeout(ctx, sandboxTime)
+	limit, cancel := sandboxTime, context.CancelFunc(func() {})
+	if d, ok := ctx.Deadline(); ok {
+		limit = time.Until(d)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, limit)
+	}
 	l := lua.NewState(lua.Options{
 		SkipOpenLibs: true, CallStackSize: maxLuaStack, RegistrySize: luaRegistry,
 		RegistryMaxSize: maxLuaRegistry, RegistryGrowStep: 1 << 10,
@@ -78,7 +84,7 @@ func runLua(ctx context.Context, name string, source []byte) (*luaConfig, error)
 		if s.why != nil {
 			err = s.why
 		} else if ctx.Err() != nil {
-			err = fmt.Errorf("it did not end within %s", sandboxTime)
+			err = fmt.Errorf("it did not end within %s", limit.Round(time.Millisecond))
 		}
 		out.close()
 		return nil, fmt.Errorf("run %s: %w", name, err)
