@@ -91,6 +91,8 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		Args:          noVerb,
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.Version = currentVersion().Version
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(&cobra.Command{
 		Use: "help [COMMAND]", Short: "Help about any command",
 		Example: "  lbctl help instance drain",

@@ -16,7 +16,9 @@ func (c *cli) tokenCommand() *cobra.Command {
 	cmd := group("token", "User tokens, by which clients reach an application", `  lbctl token add customer_service --label web
   lbctl token list customer_service
   lbctl token rm customer_service 3f2a91c0d4e5b678`,
-		c.tokenAddCommand(), c.tokenListCommand(), c.tokenRemoveCommand())
+		c.tokenAddCommand(), c.tokenListCommand(), c.tokenRemoveCommand(),
+		c.tokenSwitchCommand("enable", "Let a user token in again", false),
+		c.tokenSwitchCommand("disable", "Answer 401 to a user token without forgetting it", true))
 	cmd.Aliases = []string{"tokens"}
 	return cmd
 }
@@ -38,7 +40,7 @@ Here --token is the user token. The access token for lb-admin comes from LBCTL_T
 	}
 	token := cmd.Flags().String("token", "", "the user `token`, instead of the second argument")
 	label := cmd.Flags().String("label", "", "`name` for it, shown in statistics")
-	disabled := cmd.Flags().Bool("disabled", false, "answer 401 to it until it is enabled")
+	disabled := cmd.Flags().Bool("disabled", false, "answer 401 to it until lbctl token enable")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		value := *token
 		if len(args) == 2 {
@@ -147,6 +149,41 @@ func (c *cli) tokenRemoveCommand() *cobra.Command {
 	}
 	yesFlag(cmd, &yes)
 	return cmd
+}
+
+// tokenSwitchCommand makes token enable and token disable. The list of tokens
+// is written back as ids, on the condition that nobody changed the application
+// meanwhile.
+func (c *cli) tokenSwitchCommand(verb, short string, disabled bool) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " APP ID", Short: short,
+		Example:           "  lbctl token " + verb + " customer_service web",
+		Args:              exactly("APP", "ID"),
+		ValidArgsFunction: c.completeToken,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
+				app, err := cl.Application(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				target, err := tokenNamed(app.UserTokens, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				list := []tree{}
+				for _, u := range app.UserTokens {
+					if u.ID == target.ID {
+						u.Disabled = disabled
+					}
+					list = append(list, tree{"id": u.ID, "label": u.Label, "disabled": u.Disabled})
+				}
+				if _, err := cl.PatchApplication(ctx, args[0], tree{"user_tokens": list}, admin.IfRevision(app.Revision)); err != nil {
+					return err
+				}
+				return c.say("user token %s of %s is %sd", target.ID, args[0], verb)
+			})
+		},
+	}
 }
 
 // tokenNamed finds a token by its id, else by a label that only one has.

@@ -2,9 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,6 +187,15 @@ func TestToken_MadeShownOnceAndRemovedByLabel(t *testing.T) {
 	list := decodeInto[admin.List[admin.UserToken]](t, r.ok("token", "list", "customer_service", "-o", "json"))
 	if len(list.Items) != 5 || !list.Items[2].Disabled || list.Items[3].ID != lb.Secret("third-user-token-0003").Hash().ID() {
 		t.Errorf("tokens %+v", list.Items)
+	}
+	r.ok("token", "disable", "customer_service", "web")
+	r.fails(1, "no application has this token", "explain", "--user-token", made, "u1")
+	r.ok("token", "enable", "customer_service", "web")
+	r.ok("explain", "--user-token", made, "u1")
+	if again := decodeInto[admin.List[admin.UserToken]](t, r.ok("token", "list", "customer_service", "-o", "json")); !slices.EqualFunc(again.Items, list.Items, func(a, b admin.UserToken) bool {
+		return a.ID == b.ID && a.Hint == b.Hint && a.Label == b.Label && a.Disabled == b.Disabled && a.Created.Equal(*b.Created)
+	}) {
+		t.Errorf("the tokens became %+v, were %+v", again.Items, list.Items)
 	}
 	r.ok("token", "rm", "customer_service", "web")
 	r.ok("token", "rm", "customer_service", lb.Secret(userToken).Hash().ID())
@@ -428,6 +445,9 @@ func TestExitCodes(t *testing.T) {
 	r.env["LBCTL_TIMEOUT"] = "soon"
 	r.fails(2, `LBCTL_TIMEOUT: "soon"`, "app", "list")
 	delete(r.env, "LBCTL_TIMEOUT")
+	if out := r.ok("--version"); !strings.HasPrefix(out, "lbctl ") {
+		t.Errorf("--version says %q", out)
+	}
 	if code, out, _ := r.run(); code != 0 || !strings.Contains(out, "Exit codes:") {
 		t.Errorf("without a command: exit code %d, %s", code, out)
 	}
@@ -440,6 +460,29 @@ func TestTimeout_IsNotReachable(t *testing.T) {
 	defer close(hang)
 	b.env["LBCTL_SERVER"] = s
 	b.fails(3, "no answer within --timeout 50ms", "app", "list", "--timeout", "50ms")
+}
+
+func TestTLS_TrustsTheAuthorityThatIsNamed(t *testing.T) {
+	b := newBench(t)
+	var agent atomic.Value
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		agent.Store(r.UserAgent())
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"items":[]}`)
+	}))
+	defer s.Close()
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	b.env["LBCTL_SERVER"] = s.URL
+	b.fails(3, "certificate", "app", "list")
+	ca := b.file("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))
+	b.ok("app", "list", "--ca", ca)
+	if a, _ := agent.Load().(string); !strings.HasPrefix(a, "lbctl/") {
+		t.Errorf("user agent %q", a)
+	}
+	b.ok("context", "set", "tls", "--server", s.URL, "--ca", "ca.pem")
+	delete(b.env, "LBCTL_SERVER")
+	b.ok("app", "list")
+	b.fails(2, "holds no PEM certificate", "app", "list", "--ca", b.file("empty.pem", ""))
 }
 
 func TestContext_SuppliesServerAndToken(t *testing.T) {
