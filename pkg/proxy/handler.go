@@ -70,11 +70,15 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// settleBody bounds what net/http does next: it reads a rest of the body, if
-// that is short, to use the connection further.
+// settleBody ends the reading of the body while the handler still runs: a rest
+// is read, if that is short, to use the connection further. net/http would do
+// it by itself, but in full duplex too late: reaching the end then starts the
+// read that waits for the client to go away, which nobody ends before the next
+// request is read, and that panics ("invalid concurrent Body.Read call").
 func (x *exchange) settleBody() {
 	if x.body == nil || !x.body.eof {
 		_ = x.rc.SetReadDeadline(time.Now().Add(bodyLinger))
+		_ = x.r.Body.Close()
 	}
 }
 
