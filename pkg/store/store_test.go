@@ -324,7 +324,7 @@ func TestUpdate_UnknownFieldsSurvive(t *testing.T) {
 func TestUpdate_ConflictingWritersLoseNothing(t *testing.T) {
 	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
 	stores := []*store.Store{storetest.OpenAt(t, end, prefix), storetest.OpenAt(t, end, prefix)}
-	put(t, stores[0], application("shop", "a"))
+	await(t, stores[1], put(t, stores[0], application("shop", "a")).Revision)
 	const each = 200
 	errs := make(chan error, 2*each)
 	for i, s := range stores {
