@@ -117,7 +117,7 @@ func (c *cli) appListCommand() *cobra.Command {
 					return err
 				}
 				return c.print(admin.List[admin.Application]{Items: apps}, func(t *table) {
-					t.header("NAME", ">INSTANCES", ">ACTIVE", ">TOKENS", "HASH", ">NODES", "MISSING USER")
+					t.header("NAME", ">INSTANCES", ">ACTIVE", ">TOKENS", "HASH", ">VNODES", "MISSING USER")
 					for _, a := range apps {
 						active := 0
 						for _, in := range a.Instances {

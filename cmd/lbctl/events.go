@@ -139,7 +139,7 @@ func describeEvent(kind string, data []byte) (time.Time, string) {
 	case admin.EventConfiguration:
 		var e admin.ConfigurationEvent
 		if json.Unmarshal(data, &e) == nil {
-			return e.Time, fmt.Sprintf("revision %d: %s", e.Revision, changesText(e.Changes))
+			return e.Time, fmt.Sprintf("revision %d: %s", e.Revision, changesText(e.Changes, 4))
 		}
 	case admin.EventHealth:
 		var e admin.HealthEvent
@@ -168,9 +168,8 @@ func describeEvent(kind string, data []byte) (time.Time, string) {
 	return time.Now(), string(data)
 }
 
-// changesText sums changes up in one line.
-func changesText(changes []admin.Change) string {
-	const most = 4
+// changesText sums changes up in one line, with at most so many of them.
+func changesText(changes []admin.Change, most int) string {
 	var parts []string
 	for i, ch := range changes {
 		if i == most {

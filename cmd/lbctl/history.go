@@ -51,7 +51,7 @@ func (c *cli) historyCommand() *cobra.Command {
 				return c.print(admin.List[admin.HistoryEntry]{Items: entries}, func(t *table) {
 					t.header(">REVISION", "TIME", "WHO", "ACTION", "CHANGES")
 					for _, e := range entries {
-						changes := changesText(e.Changes)
+						changes := changesText(e.Changes, 1)
 						if len(e.Changes) < e.Count {
 							changes = count(e.Count, "object")
 						}

@@ -249,7 +249,7 @@ func checkArgs(root *cobra.Command, args []string) error {
 		return nil
 	}
 	for _, a := range args {
-		if a == cmd.Name() {
+		if a == cmd.Name() || cmd.HasAlias(a) {
 			return nil
 		}
 		if a == "--token" || strings.HasPrefix(a, "--token=") {

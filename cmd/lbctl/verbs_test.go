@@ -62,7 +62,7 @@ func TestApp_LivesAsTheContractWritesIt(t *testing.T) {
 	if out := r.ok("apps", "ls", "-o", "yaml"); !strings.Contains(out, "name: customer_service") {
 		t.Errorf("list -o yaml: %s", out)
 	}
-	r.fails(1, "customer_service", "app", "add", "customer_service")
+	r.fails(1, "customer_service", "app", "create", "customer_service", "--token", "other-user-token-01")
 	r.ok("app", "rm", "customer_service")
 	r.fails(1, "customer_service", "app", "get", "customer_service")
 	noSecrets(t, r.bench, userToken, instanceToken, secondToken)
