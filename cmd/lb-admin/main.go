@@ -66,6 +66,7 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
+	daemon.RouteGRPCLog(log)
 	p := &o.plane
 	if err := daemon.CheckNodeID(p.NodeID); err != nil {
 		return err

@@ -75,6 +75,7 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
+	daemon.RouteGRPCLog(log)
 	if err := o.complete(); err != nil {
 		return err
 	}

@@ -102,6 +102,7 @@ func (c *cli) up(ctx context.Context, o *upOptions) (err error) {
 	if u.log, err = daemon.NewLogger(c.err, o.logLevel, o.logFormat); err != nil {
 		return usagef("%s", err)
 	}
+	daemon.RouteGRPCLog(u.log)
 	if o.file != "" {
 		if u.raw, u.doc, err = readDocument(o.file); err != nil {
 			return err

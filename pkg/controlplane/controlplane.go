@@ -162,7 +162,7 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 	opts.Log = p.opts.Log
 	if len(opts.Endpoints) == 0 {
 		etcd := embedded.New(embedded.Options{
-			DataDir: filepath.Join(p.opts.DataDir, "etcd"), ListenClient: p.opts.EtcdListenClient, ListenPeer: p.opts.EtcdListenPeer,
+			DataDir: p.opts.DataDir, ListenClient: p.opts.EtcdListenClient, ListenPeer: p.opts.EtcdListenPeer,
 			Name: "lb-admin", Log: p.opts.Log,
 		})
 		if err := etcd.Start(ctx); err != nil {

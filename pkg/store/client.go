@@ -77,7 +77,7 @@ func dial(opt Options) func() (*clientv3.Client, error) {
 			// and any ping while nothing is asked of it.
 			DialKeepAliveTime:    5 * time.Second,
 			DialKeepAliveTimeout: 3 * time.Second,
-			Logger:               etcdlog.New(opt.Log, zapcore.WarnLevel),
+			Logger:               etcdlog.New(opt.Log, zapcore.WarnLevel, nil),
 			DialOptions: []grpc.DialOption{
 				// gRPC's own maximum of two minutes would keep us away long
 				// after etcd is back.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ type Server struct {
 	log   zerolog.Logger
 	ready chan struct{} // closed by Start
 
+	stopping atomic.Bool
 	// set by Start, read after ready
 	etcd *embed.Etcd
 	lock *os.File
@@ -160,6 +162,7 @@ func (s *Server) Start(ctx context.Context) error {
 
 // Stop ends the server and waits until it has ended, at most 10 s.
 func (s *Server) Stop() error {
+	s.stopping.Store(true)
 	done := make(chan struct{})
 	go func() { // ends when etcd lets go; the process ends next in any case
 		defer close(done)
@@ -173,6 +176,17 @@ func (s *Server) Stop() error {
 		return fmt.Errorf("embedded etcd did not end within %s", stopTimeout)
 	}
 }
+
+// harmless are warnings about what we chose knowingly: one port for gRPC and
+// its HTTP gateway, and no users, because the address is ours alone.
+var harmless = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+}
+
+// isHarmless reports messages that nobody needs to act on. While etcd stops, it
+// complains that its listeners are being closed.
+func (s *Server) isHarmless(message string) bool { return s.stopping.Load() || harmless[message] }
 
 func (s *Server) config() (*embed.Config, error) {
 	if s.opt.DataDir == "" {
@@ -199,7 +213,7 @@ func (s *Server) config() (*embed.Config, error) {
 	cfg.WatchProgressNotifyInterval = s.opt.ProgressInterval
 	cfg.UnsafeNoFsync = s.opt.NoSync
 	cfg.LogLevel = "warn"
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(etcdlog.New(s.log, zapcore.WarnLevel))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(etcdlog.New(s.log, zapcore.WarnLevel, s.isHarmless))
 	return cfg, nil
 }
 

@@ -10,15 +10,20 @@ import (
 
 // New returns a zap logger that writes to log. Lines below least are dropped
 // before they cost anything. A Fatal line panics instead of ending the
-// process: whether to exit is decided in a main, not in a library.
-func New(log zerolog.Logger, least zapcore.Level) *zap.Logger {
-	return zap.New(&core{log: log, least: least}, zap.WithFatalHook(zapcore.WriteThenPanic))
+// process: whether to exit is decided in a main, not in a library. A message
+// for which demote returns true is written as debug; nil demotes none.
+func New(log zerolog.Logger, least zapcore.Level, demote func(message string) bool) *zap.Logger {
+	if demote == nil {
+		demote = func(string) bool { return false }
+	}
+	return zap.New(&core{log: log, least: least, demote: demote}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 // core implements zapcore.Core. Immutable; With returns a changed copy.
 type core struct {
 	log    zerolog.Logger
 	least  zapcore.Level
+	demote func(string) bool
 	fields []zapcore.Field
 }
 
@@ -27,7 +32,7 @@ func (c *core) Enabled(l zapcore.Level) bool { return l >= c.least }
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	merged := make([]zapcore.Field, 0, len(c.fields)+len(fields))
 	merged = append(append(merged, c.fields...), fields...)
-	return &core{log: c.log, least: c.least, fields: merged}
+	return &core{log: c.log, least: c.least, demote: c.demote, fields: merged}
 }
 
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -38,7 +43,11 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 }
 
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	ev := c.log.WithLevel(level(e.Level))
+	lvl := level(e.Level)
+	if c.demote(e.Message) {
+		lvl = zerolog.DebugLevel
+	}
+	ev := c.log.WithLevel(lvl)
 	if ev == nil {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -13,7 +14,7 @@ import (
 
 func TestNew_CarriesLevelMessageAndFields(t *testing.T) {
 	var out bytes.Buffer
-	log := New(zerolog.New(&out), zapcore.InfoLevel).Named("raft").With(zap.String("member", "a"))
+	log := New(zerolog.New(&out), zapcore.InfoLevel, nil).Named("raft").With(zap.String("member", "a"))
 	log.Debug("dropped")
 	log.Warn("slow disk", zap.Int("ms", 7), zap.Error(errors.New("x")))
 	var line map[string]any
@@ -33,5 +34,15 @@ func TestNew_FatalPanicsInsteadOfExiting(t *testing.T) {
 			t.Error("no panic")
 		}
 	}()
-	New(zerolog.Nop(), zapcore.InfoLevel).Fatal("the end")
+	New(zerolog.Nop(), zapcore.InfoLevel, nil).Fatal("the end")
+}
+
+func TestNew_DemotesWhatItIsToldTo(t *testing.T) {
+	var out bytes.Buffer
+	log := New(zerolog.New(&out), zapcore.InfoLevel, func(m string) bool { return m == "known" })
+	log.Error("known")
+	log.Error("new")
+	if s := out.String(); !strings.Contains(s, `"level":"debug","message":"known"`) || !strings.Contains(s, `"level":"error","message":"new"`) {
+		t.Error(s)
+	}
 }
