@@ -44,6 +44,27 @@ func BenchmarkInstance_BeginEndParallel(b *testing.B) {
 	})
 }
 
+func BenchmarkInstance_AddUsageParallel(b *testing.B) {
+	in := NewRegistry(0).App("shop").Instance("dify1")
+	label := in.app.Label("web")
+	u := Usage{Prompt: 1033, Completion: 128, Total: 1161, Costs: []Cost{{"USD", 1_289_000}}}
+	b.ReportAllocs()
+	var next atomic.Uint32
+	b.RunParallel(func(pb *testing.PB) {
+		shard := next.Add(1)
+		for pb.Next() {
+			in.AddUsage(shard, label, u)
+		}
+	})
+}
+
+func BenchmarkLabel_Begin(b *testing.B) {
+	l := NewRegistry(0).App("shop").Label("web")
+	for b.Loop() {
+		l.Begin(1)
+	}
+}
+
 func BenchmarkRegistry_Collect(b *testing.B) {
 	for _, changed := range []int{0, 100, 50_000} {
 		b.Run(fmt.Sprintf("changed=%d", changed), func(b *testing.B) {

@@ -20,25 +20,23 @@ const MaxSeries = 1 << 17
 // for all that came after MaxSeries. No declared name can be equal to it.
 const Overflow = "~other"
 
-// Registry holds this process's figures. All methods of it, of App and of
-// Instance are safe for concurrent use. Nothing is ever removed: counters of
+// Registry holds this process's figures. All methods of it, of App, Instance
+// and Label are safe for concurrent use. Nothing is ever removed: counters of
 // a deleted application are still part of the cluster's sums.
 type Registry struct {
 	mask      uint32 // number of shards - 1, a power of two - 1
 	maxSeries int    // immutable after NewRegistry
+	maxLabels int    // immutable after NewRegistry
 
-	mu    sync.RWMutex // guards apps, every App's instances, count
-	apps  map[string]*App
-	count int
+	mu         sync.RWMutex // guards apps, every App's instances and labels, and the counts
+	apps       map[string]*App
+	count      int
+	labelCount int
 
 	unrouted *App
 
-	// dirty is the stack of series touched since the last Collect.
-	dirty atomic.Pointer[series]
-
-	collectMu  sync.Mutex // guards generation, the list and its links in series
-	generation uint64
-	list       series // sentinel of the list of all series ever touched, newest change first
+	series changes // of applications and instances
+	labels changes
 }
 
 // NewRegistry returns an empty registry whose counters are spread over the
@@ -52,9 +50,11 @@ func NewRegistry(shards int) *Registry {
 	r := &Registry{
 		mask:      1<<bits.Len(uint(shards-1)) - 1,
 		maxSeries: MaxSeries,
+		maxLabels: MaxLabels,
 		apps:      make(map[string]*App),
 	}
-	r.list.newer, r.list.older = &r.list, &r.list
+	r.series.init()
+	r.labels.init()
 	r.unrouted = r.newApp("")
 	return r
 }
@@ -87,7 +87,7 @@ func (r *Registry) App(name string) *App {
 
 func (r *Registry) newApp(name string) *App {
 	a := &App{shards: make([]atomic.Pointer[appShard], r.mask+1), instances: make(map[string]*Instance)}
-	a.series = series{key: Key{App: name}, registry: r, owner: a}
+	a.series = series{key: Key{App: name}, registry: r, changes: &r.series, owner: a}
 	return a
 }
 
@@ -97,38 +97,16 @@ func (r *Registry) Unrouted(shard uint32, reason lb.Reason) {
 	r.unrouted.End(shard, reason)
 }
 
-// Collect returns the series that changed after the given generation, with
-// their totals at this moment, and the generation to ask with next time. 0
-// returns all that were ever touched. It costs what changed, not what exists;
-// several callers may each keep a generation of their own.
-func (r *Registry) Collect(since uint64) ([]Series, uint64) {
-	r.collectMu.Lock()
-	if s := r.dirty.Swap(nil); s != nil {
-		r.generation++
-		for s != nil {
-			next := s.nextDirty
-			// Cleared before the totals are read: a write after this line
-			// makes the series dirty again, one before it is seen.
-			s.dirty.Store(false)
-			s.moveToFront(&r.list)
-			s.generation = r.generation
-			s = next
-		}
-	}
-	var changed []*series
-	for s := r.list.older; s != &r.list && s.generation > since; s = s.older {
-		changed = append(changed, s)
-	}
-	generation := r.generation
-	r.collectMu.Unlock()
+// Collect returns the series of applications and instances that changed after
+// the given generation, with their totals at this moment, and the generation
+// to ask with next time. 0 returns all that were ever touched. It costs what
+// changed, not what exists; several callers may each keep a generation of
+// their own.
+func (r *Registry) Collect(since uint64) ([]Series, uint64) { return r.series.collect(since) }
 
-	out := make([]Series, len(changed))
-	for i, s := range changed {
-		out[i].Key = s.key
-		s.owner.totals(&out[i].Totals)
-	}
-	return out, generation
-}
+// CollectLabels is Collect for the series of labels. Its generations are not
+// Collect's.
+func (r *Registry) CollectLabels(since uint64) ([]Series, uint64) { return r.labels.collect(since) }
 
 // Totals returns the figures of one series; ok is false when it does not exist.
 func (r *Registry) Totals(key Key) (t Totals, ok bool) {
@@ -138,45 +116,96 @@ func (r *Registry) Totals(key Key) (t Totals, ok bool) {
 		a = r.unrouted
 	}
 	var in *Instance
-	if a != nil && key.Instance != "" {
+	var l *Label
+	switch {
+	case a == nil:
+	case key.ByLabel:
+		l = a.labels[key.Label]
+	case key.Instance != "":
 		in = a.instances[key.Instance]
 	}
 	r.mu.RUnlock()
 	switch {
+	case l != nil:
+		l.totals(&t)
+		return t, true
 	case in != nil:
 		in.totals(&t)
 		return t, true
-	case a != nil && key.Instance == "":
+	case a != nil && key.Instance == "" && !key.ByLabel:
 		a.totals(&t)
 		return t, true
 	}
 	return t, false
 }
 
-// series is what App and Instance have in common: a name, and a place in the
-// registry's list of changes.
+// changes is a list of series by when they last changed.
+type changes struct {
+	// dirty is the stack of series touched since the last collect.
+	dirty atomic.Pointer[series]
+
+	mu         sync.Mutex // guards generation, the list and its links in series
+	generation uint64
+	list       series // sentinel of the list of all series ever touched, newest change first
+}
+
+func (c *changes) init() { c.list.newer, c.list.older = &c.list, &c.list }
+
+func (c *changes) collect(since uint64) ([]Series, uint64) {
+	c.mu.Lock()
+	if s := c.dirty.Swap(nil); s != nil {
+		c.generation++
+		for s != nil {
+			next := s.nextDirty
+			// Cleared before the totals are read: a write after this line
+			// makes the series dirty again, one before it is seen.
+			s.dirty.Store(false)
+			s.moveToFront(&c.list)
+			s.generation = c.generation
+			s = next
+		}
+	}
+	var changed []*series
+	for s := c.list.older; s != &c.list && s.generation > since; s = s.older {
+		changed = append(changed, s)
+	}
+	generation := c.generation
+	c.mu.Unlock()
+
+	out := make([]Series, len(changed))
+	for i, s := range changed {
+		out[i].Key = s.key
+		s.owner.totals(&out[i].Totals)
+	}
+	return out, generation
+}
+
+// series is what App, Instance and Label have in common: a name, usage, and a
+// place in a list of changes.
 type series struct {
 	key      Key
 	registry *Registry
+	changes  *changes
 	owner    interface{ totals(*Totals) }
+	usage    atomic.Pointer[liveUsage] // nil: none yet
 
 	dirty     atomic.Bool
-	nextDirty *series // owned by whoever set dirty, then by Collect
+	nextDirty *series // owned by whoever set dirty, then by collect
 
-	newer, older *series // guarded by registry.collectMu
-	generation   uint64  // guarded by registry.collectMu; of the last change
+	newer, older *series // guarded by changes.mu
+	generation   uint64  // guarded by changes.mu; of the last change
 }
 
-// touch is called after every write. Between two Collects only the first
+// touch is called after every write. Between two collects only the first
 // writer does more than read a flag that stays in every core's cache.
 func (s *series) touch() {
 	if s.dirty.Load() || !s.dirty.CompareAndSwap(false, true) {
 		return
 	}
 	for {
-		head := s.registry.dirty.Load()
+		head := s.changes.dirty.Load()
 		s.nextDirty = head
-		if s.registry.dirty.CompareAndSwap(head, s) {
+		if s.changes.dirty.CompareAndSwap(head, s) {
 			return
 		}
 	}
@@ -195,6 +224,7 @@ type App struct {
 	series
 	shards    []atomic.Pointer[appShard]
 	instances map[string]*Instance // guarded by registry.mu
+	labels    map[string]*Label    // guarded by registry.mu; nil: none yet
 }
 
 type appShard struct {
@@ -241,6 +271,7 @@ func (a *App) Active() int64 {
 // totals reads ends before beginnings, over all shards, so that Active is
 // never negative and Errors never more than Requests.
 func (a *App) totals(t *Totals) {
+	a.usageTotals(&t.Usage)
 	for i := range a.shards {
 		if s := a.shards[i].Load(); s != nil {
 			for r := range s.reasons {
@@ -285,8 +316,8 @@ func (a *App) Instance(name string) *Instance {
 		}
 	}
 	r.count++
-	in = &Instance{shards: make([]atomic.Pointer[instanceShard], r.mask+1)}
-	in.series = series{key: Key{App: a.key.App, Instance: name}, registry: r, owner: in}
+	in = &Instance{app: a, shards: make([]atomic.Pointer[instanceShard], r.mask+1)}
+	in.series = series{key: Key{App: a.key.App, Instance: name}, registry: r, changes: &r.series, owner: in}
 	a.instances[name] = in
 	return in
 }
@@ -294,6 +325,7 @@ func (a *App) Instance(name string) *Instance {
 // Instance counts the attempts made on one instance.
 type Instance struct {
 	series
+	app    *App
 	shards []atomic.Pointer[instanceShard]
 }
 
@@ -432,6 +464,7 @@ func (i *Instance) Streams() int64 {
 
 // totals reads ends before beginnings, as App.totals does.
 func (i *Instance) totals(t *Totals) {
+	i.usageTotals(&t.Usage)
 	var latency, firstByte [NumBucket]uint64
 	var lastError uint64
 	for n := range i.shards {

@@ -73,6 +73,7 @@ func grow(rng *rand.Rand, t *Totals) {
 	h.Offset = rng.IntN(NumBucket - 4)
 	h.Counts = []uint64{rng.Uint64N(3), rng.Uint64N(3), 1}
 	t.Latency.Add(&h)
+	growUsage(rng, &t.Usage)
 	if rng.IntN(3) == 0 {
 		t.LastError = LastError{Reason: lb.ReasonBusy, UnixMilli: t.LastError.UnixMilli + 1}
 	}
@@ -166,7 +167,7 @@ func TestRegistry_CountsWhatHappened(t *testing.T) {
 	for _, s := range series {
 		got[s.Key] = s.Totals
 	}
-	i := got[Key{"shop", "dify1"}]
+	i := got[Key{App: "shop", Instance: "dify1"}]
 	if i.Requests != 2 || i.Errors != 1 || i.Retries != 1 || i.Active != 0 || i.Streams != 0 || i.BytesIn != 11 || i.BytesOut != 22 {
 		t.Errorf("instance: %+v", i)
 	}
@@ -237,6 +238,9 @@ func TestRegistry_ReadersNeverSeeCountersFallOrGaugesNegative(t *testing.T) {
 				if m.Stream = rng.IntN(2) == 0; m.Stream {
 					in.StreamBegin(rng.Uint32())
 				}
+				l := a.Label(fmt.Sprint(rng.IntN(3)))
+				l.Begin(rng.Uint32())
+				in.AddUsage(rng.Uint32(), l, Usage{Prompt: 1, Total: 2, Costs: []Cost{{fmt.Sprint("C", rng.IntN(10)), 3}}})
 				in.End(rng.Uint32(), m)
 				a.End(rng.Uint32(), m.Reason)
 			}
@@ -245,18 +249,20 @@ func TestRegistry_ReadersNeverSeeCountersFallOrGaugesNegative(t *testing.T) {
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
 	seen := make(map[Key]Totals)
-	gen := uint64(0)
+	gen, labelGen := uint64(0), uint64(0)
 	for last := false; ; {
 		series, next := r.Collect(gen)
 		gen = next
-		for _, s := range series {
+		labels, next := r.CollectLabels(labelGen)
+		labelGen = next
+		for _, s := range append(series, labels...) {
 			old := seen[s.Key]
 			joined := s.Totals.Clone()
 			joined.Max(&old)
 			if !same(joined, s.Totals) {
 				t.Fatalf("a counter of %v fell:\n%+v\nwas\n%+v", s.Key, s.Totals, old)
 			}
-			if s.Active < 0 || s.Streams < 0 || s.Errors > s.Requests || s.Ended() > s.Requests {
+			if s.Active < 0 || s.Streams < 0 || s.Errors > s.Requests || s.Ended() > s.Requests || s.Usage.Answers > s.Requests {
 				t.Fatalf("impossible: %+v", s)
 			}
 			seen[s.Key] = s.Totals
@@ -271,11 +277,31 @@ func TestRegistry_ReadersNeverSeeCountersFallOrGaugesNegative(t *testing.T) {
 		}
 	}
 	// The last Collect saw all: nothing may be lost between dirty and clean.
-	if got := seen[Key{"a", "i"}]; got.Requests != writers*rounds || got.Ended() != writers*rounds || got.Active != 0 || got.Streams != 0 || got.Latency.Count() < writers*rounds-writers {
+	if got := seen[Key{App: "a", Instance: "i"}]; got.Requests != writers*rounds || got.Ended() != writers*rounds || got.Active != 0 || got.Streams != 0 || got.Latency.Count() < writers*rounds-writers {
 		t.Errorf("instance at the end: %+v", got)
 	}
 	if got := seen[Key{App: "a"}]; got.Requests != writers*rounds || got.Active != 0 {
 		t.Errorf("application at the end: %+v", got)
+	}
+	exact := func(name string, u Usage) {
+		var costs uint64
+		for _, c := range u.Costs {
+			costs += c.Nano
+		}
+		if u.Answers != writers*rounds || u.Prompt != u.Answers || u.Total != 2*u.Answers || costs != 3*(u.Answers-u.Unpriced) || len(u.Costs) != MaxCurrencies {
+			t.Errorf("%s at the end: %+v", name, u)
+		}
+	}
+	exact("instance", seen[Key{App: "a", Instance: "i"}].Usage)
+	exact("application", seen[Key{App: "a"}].Usage)
+	var labels Totals
+	for i := range 3 {
+		l := seen[LabelKey("a", fmt.Sprint(i))]
+		labels.Requests += l.Requests
+		labels.Usage.Answers += l.Usage.Answers
+	}
+	if labels.Requests != writers*rounds || labels.Usage.Answers != labels.Requests {
+		t.Errorf("labels at the end: %+v", labels)
 	}
 }
 
@@ -312,7 +338,16 @@ func TestRegistry_NamesAreBounded(t *testing.T) {
 func TestInstance_WritingAllocatesNothing(t *testing.T) {
 	in := NewRegistry(1).App("a").Instance("i")
 	m := Sample{Reason: lb.ReasonBusy, Stream: true, Retry: true, BytesIn: 1, BytesOut: 1, Latency: time.Second, FirstByte: time.Millisecond}
-	write := func() { in.Begin(0); in.StreamBegin(0); in.Flow(0, 1, 1); in.End(0, m) }
+	label := in.app.Label("web")
+	u := Usage{Prompt: 1, Completion: 2, Total: 3, Costs: []Cost{{"USD", 1}, {"RMB", 1}}}
+	write := func() {
+		in.Begin(0)
+		label.Begin(0)
+		in.StreamBegin(0)
+		in.Flow(0, 1, 1)
+		in.AddUsage(0, label, u)
+		in.End(0, m)
+	}
 	write()
 	if n := testing.AllocsPerRun(1000, write); n != 0 {
 		t.Errorf("%v allocations per attempt", n)

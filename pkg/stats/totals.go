@@ -10,12 +10,20 @@ import (
 // App is the requests that reached no application.
 type Key struct {
 	App, Instance string
+	// ByLabel makes it the series of the application's user tokens whose
+	// label is Label, which is "" for tokens without one. Instance is empty then.
+	ByLabel bool
+	Label   string
 }
+
+// LabelKey returns the key of a label's series.
+func LabelKey(app, label string) Key { return Key{App: app, ByLabel: true, Label: label} }
 
 // Totals are the figures of one series. The counters are cumulative and only
 // grow; Active and Streams are gauges. An application's totals count client
 // requests and leave the fields of attempts (Retries, bytes, histograms,
-// LastError) zero; an instance's count attempts.
+// LastError) zero; an instance's count attempts; a label's have Requests and
+// Usage only.
 //
 // Totals merge in two ways, neither of which subtracts: Add sums figures of
 // different boots, Max joins two views of the same boot.
@@ -32,6 +40,8 @@ type Totals struct {
 	Latency   Histogram
 	FirstByte Histogram
 	LastError LastError
+
+	Usage Usage // of the answers that told any
 
 	Active  int64
 	Streams int64
@@ -67,6 +77,7 @@ func (t *Totals) Add(o *Totals) {
 	t.Latency.Add(&o.Latency)
 	t.FirstByte.Add(&o.FirstByte)
 	t.raiseLastError(o)
+	t.Usage.Add(&o.Usage)
 	t.Active += o.Active
 	t.Streams += o.Streams
 }
@@ -85,6 +96,7 @@ func (t *Totals) Max(o *Totals) {
 	t.Latency.Max(&o.Latency)
 	t.FirstByte.Max(&o.FirstByte)
 	t.raiseLastError(o)
+	t.Usage.Max(&o.Usage)
 }
 
 func (t *Totals) raiseLastError(o *Totals) {
@@ -105,7 +117,7 @@ func (t *Totals) Ended() uint64 {
 // Clone returns a copy that shares nothing.
 func (t *Totals) Clone() Totals {
 	c := *t
-	c.Latency, c.FirstByte = t.Latency.Clone(), t.FirstByte.Clone()
+	c.Latency, c.FirstByte, c.Usage = t.Latency.Clone(), t.FirstByte.Clone(), t.Usage.Clone()
 	return c
 }
 
