@@ -59,6 +59,13 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request, q *query) erro
 	if a.doc, err = s.store.ConfigAt(r.Context(), revision); err != nil {
 		return err
 	}
+	// Before the first change there was nothing; a mistyped revision must not
+	// delete everything.
+	if entries, err := s.store.History(r.Context(), 1, revision+1); err != nil {
+		return err
+	} else if len(entries) == 0 {
+		return lb.Errorf(lb.ErrNotFound, "revision %d is before the first change of the configuration; see the history for revisions to return to", revision)
+	}
 	if a.doc.Settings == nil {
 		a.doc.Settings = &lb.Settings{}
 	}

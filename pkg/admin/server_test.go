@@ -1709,3 +1709,12 @@ func TestServer_Concurrent(t *testing.T) {
 		t.Errorf("%d applications", n)
 	}
 }
+
+func TestRollback_RefusesWhatWasBeforeTheFirstChange(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	if r := f.want(404, RoleAdmin, "POST", "/api/v1/rollback/1", ""); !strings.Contains(string(r.body), "before the first change") {
+		t.Errorf("%s", r.body)
+	}
+	f.want(200, RoleAdmin, "GET", "/api/v1/apps/shop", "")
+}
