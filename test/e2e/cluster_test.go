@@ -282,6 +282,7 @@ func (c *cluster) callAt(base, method, path string, body any) (status int, answe
 	}
 	defer resp.Body.Close()
 	answer, err = io.ReadAll(resp.Body)
+	path, _, _ = strings.Cut(path, "?") // the test's own words may hold a secret
 	c.keep(fmt.Sprintf("%s %s %d", method, path, resp.StatusCode), answer)
 	return resp.StatusCode, answer, err
 }

@@ -117,3 +117,5 @@ func named(t testing.TB, nodes []*standinNode, name string) *standinNode {
 	t.Fatalf("no stand-in is named %q", name)
 	return nil
 }
+
+func faultOf(kind standin.FaultKind) standin.Fault { return standin.Fault{Kind: kind} }
