@@ -5,55 +5,81 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
+// demo is the cluster of `make up`, on ports of its own, in a directory that
+// looks like a checkout after make build.
+type demo struct {
+	*cluster
+	up    *process
+	first int // of its ports
+}
+
+// demoPorts are those of `make up`, in the order in which demo takes its own.
+var demoPorts = []int{5001, 5002, 5003, 8082, 8083, 9182, 9183, 9180, 9190, 2379, 2380}
+
+func (d *demo) port(usual int) int { return d.first + slices.Index(demoPorts, usual) }
+
+func (d *demo) at(usual int) string { return fmt.Sprintf("127.0.0.1:%d", d.port(usual)) }
+
+var demoPort = regexp.MustCompile(`\b(5001|5002|5003|8082|8083|9182|9183|9180|9190|2379|2380)\b`)
+
+// moved puts the demo's ports in place of the usual ones.
+func (d *demo) moved(text string) string {
+	return demoPort.ReplaceAllStringFunc(text, func(usual string) string {
+		n, _ := strconv.Atoi(usual)
+		return strconv.Itoa(d.port(n))
+	})
+}
+
+func startDemo(t testing.TB) *demo {
+	t.Helper()
+	d := &demo{cluster: newCluster(t), first: freePorts(t, len(demoPorts))}
+	if err := os.Symlink(filepath.Dir(programs.ctl), filepath.Join(d.dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	example := d.moved(readFile(t, filepath.Join(repository(), "examples", "difylb.yaml")))
+	writeFile(t, filepath.Join(d.dir, "examples", "difylb.yaml"), []byte(example))
+	d.up = start(t, d.dir, "up", programs.ctl, "up", "-f", "examples/difylb.yaml", "--proxies", "2", "--demo",
+		"--listen", d.at(8082), "--ops-listen", d.at(9182), "--http-listen", d.at(9180), "--grpc-listen", d.at(9190),
+		"--etcd-listen-client", "http://"+d.at(2379), "--etcd-listen-peer", "http://"+d.at(2380))
+	const last = "instance activate customer_service dify1\n"
+	eventually(t, 40*time.Second, "lbctl up says what to try", func() error {
+		out := d.up.output()
+		if strings.HasSuffix(out, last) {
+			return nil
+		}
+		return d.up.alive(fmt.Errorf("it says %q", out))
+	})
+	return d
+}
+
 // What `make up` runs: one command brings up everything, what it prints to try
 // works as printed, and Ctrl-C leaves nothing behind.
 func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	// The directory looks like a checkout after make build.
-	if err := os.MkdirAll(filepath.Join(c.dir, "bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(programs.ctl, filepath.Join(c.dir, "bin", "lbctl")); err != nil {
-		t.Fatal(err)
-	}
-	first := freePorts(t, 12)
-	example := readFile(t, filepath.Join(repository(), "examples", "difylb.yaml"))
-	for i := range 3 {
-		example = strings.ReplaceAll(example, fmt.Sprint(5001+i), fmt.Sprint(first+i))
-	}
-	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", first+i) }
-	up := start(t, c.dir, "up", programs.ctl, "up", "-f", c.input("difylb.yaml", []byte(example)), "--proxies", "2", "--demo",
-		"--data-dir", "data", "--listen", at(3), "--ops-listen", at(5), "--http-listen", at(7), "--grpc-listen", at(8),
-		"--etcd-listen-client", "http://"+at(9), "--etcd-listen-peer", "http://"+at(10))
-	const last = "instance activate customer_service dify1\n"
-	eventually(t, 30*time.Second, "lbctl up says what to try", func() error {
-		out := up.output()
-		if strings.HasSuffix(out, last) {
-			return nil
-		}
-		return up.alive(fmt.Errorf("it says %q", out))
-	})
-	for i := range 2 {
-		if err := probe(fmt.Sprintf("http://127.0.0.1:%d/readyz", first+5+i)); err != nil {
-			t.Errorf("proxy %d: %s", i+1, err)
+	d := startDemo(t)
+	for _, usual := range []int{9182, 9183, 9180} {
+		if err := probe("http://" + d.at(usual) + "/readyz"); err != nil {
+			t.Error(err)
 		}
 	}
-	commands := printedCommands(up.output())
+	commands := printedCommands(d.up.output())
 	if len(commands) < 6 {
 		t.Errorf("%d commands are printed: %q", len(commands), commands)
 	}
 	for _, command := range commands {
 		cmd := exec.Command("sh", "-c", command)
-		cmd.Dir, cmd.Env = c.dir, cleanEnvironment(c.dir)
+		cmd.Dir, cmd.Env = d.dir, cleanEnvironment(d.dir)
 		out, err := cmd.CombinedOutput()
-		c.keep(command, out)
+		d.keep(command, out)
 		want := ""
 		switch {
 		case strings.Contains(command, "chat-messages"):
@@ -73,16 +99,16 @@ func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 			t.Errorf("%s\nsays (%v), want %q in it:\n%s", command, err, want, out)
 		}
 	}
-	up.signal(syscall.SIGINT)
-	if code := up.wait(20 * time.Second); code != 0 {
+	d.up.signal(syscall.SIGINT)
+	if code := d.up.wait(20 * time.Second); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C, want 0", code)
 	}
-	for i := range 11 {
-		if !portFree(first + i) {
-			t.Errorf("port %d is still taken", first+i)
+	for _, usual := range demoPorts {
+		if !portFree(d.port(usual)) {
+			t.Errorf("port %d is still taken", d.port(usual))
 		}
 	}
-	if err := syscall.Kill(-up.pid(), 0); err == nil {
+	if err := syscall.Kill(-d.up.pid(), 0); err == nil {
 		t.Error("a process of its group still runs")
 	}
 }
