@@ -412,15 +412,18 @@ func (x *Subscribe) GetId() uint64 {
 // cumulative since the boot began, so that a report that comes twice or late
 // changes nothing.
 type Report struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`           // of the boot, over all its streams; grows
-	Previous      uint64                 `protobuf:"varint,2,opt,name=previous,proto3" json:"previous,omitempty"` // seq of the stream's previous report, 0 for the first
-	Full          bool                   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`         // part of a report of everything
-	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`         // further parts follow; the last one ends the report
-	UptimeMillis  int64                  `protobuf:"varint,5,opt,name=uptime_millis,json=uptimeMillis,proto3" json:"uptime_millis,omitempty"`
-	Series        []*Series              `protobuf:"bytes,6,rep,name=series,proto3" json:"series,omitempty"`
-	Receipt       *Receipt               `protobuf:"bytes,7,opt,name=receipt,proto3" json:"receipt,omitempty"`     // absent: as before on this stream
-	Ejections     *Ejections             `protobuf:"bytes,8,opt,name=ejections,proto3" json:"ejections,omitempty"` // absent: as before on this stream
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Seq          uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`           // of the boot, over all its streams; grows
+	Previous     uint64                 `protobuf:"varint,2,opt,name=previous,proto3" json:"previous,omitempty"` // seq of the stream's previous report, 0 for the first
+	Full         bool                   `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`         // part of a report of everything
+	More         bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`         // further parts follow; the last one ends the report
+	UptimeMillis int64                  `protobuf:"varint,5,opt,name=uptime_millis,json=uptimeMillis,proto3" json:"uptime_millis,omitempty"`
+	Series       []*Series              `protobuf:"bytes,6,rep,name=series,proto3" json:"series,omitempty"`
+	Receipt      *Receipt               `protobuf:"bytes,7,opt,name=receipt,proto3" json:"receipt,omitempty"`     // absent: as before on this stream
+	Ejections    *Ejections             `protobuf:"bytes,8,opt,name=ejections,proto3" json:"ejections,omitempty"` // absent: as before on this stream
+	// Apart from series, so that an lb-admin that does not know labels does not
+	// take their figures for the application's.
+	Labels        []*LabelSeries `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +514,13 @@ func (x *Report) GetEjections() *Ejections {
 	return nil
 }
 
+func (x *Report) GetLabels() []*LabelSeries {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type Series struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
@@ -571,6 +581,67 @@ func (x *Series) GetTotals() *Totals {
 	return nil
 }
 
+// LabelSeries is what the user tokens of a label have asked for.
+type LabelSeries struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`   // empty: tokens without one
+	Totals        *Totals                `protobuf:"bytes,3,opt,name=totals,proto3" json:"totals,omitempty"` // requests and usage
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelSeries) Reset() {
+	*x = LabelSeries{}
+	mi := &file_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelSeries) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelSeries) ProtoMessage() {}
+
+func (x *LabelSeries) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelSeries.ProtoReflect.Descriptor instead.
+func (*LabelSeries) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LabelSeries) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *LabelSeries) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *LabelSeries) GetTotals() *Totals {
+	if x != nil {
+		return x.Totals
+	}
+	return nil
+}
+
 type Totals struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Requests      uint64                 `protobuf:"varint,1,opt,name=requests,proto3" json:"requests,omitempty"`
@@ -584,13 +655,14 @@ type Totals struct {
 	LastError     *LastError             `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	Active        int64                  `protobuf:"varint,10,opt,name=active,proto3" json:"active,omitempty"`
 	Streams       int64                  `protobuf:"varint,11,opt,name=streams,proto3" json:"streams,omitempty"`
+	Usage         *Usage                 `protobuf:"bytes,12,opt,name=usage,proto3" json:"usage,omitempty"` // absent: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +674,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +687,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Totals) GetRequests() uint64 {
@@ -695,6 +767,150 @@ func (x *Totals) GetStreams() int64 {
 	return 0
 }
 
+func (x *Totals) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// Usage is what answers have cost. No figure is above 2^63-1.
+type Usage struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	PromptTokens     uint64                 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
+	CompletionTokens uint64                 `protobuf:"varint,2,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
+	TotalTokens      uint64                 `protobuf:"varint,3,opt,name=total_tokens,json=totalTokens,proto3" json:"total_tokens,omitempty"`
+	Answers          uint64                 `protobuf:"varint,4,opt,name=answers,proto3" json:"answers,omitempty"`
+	Unpriced         uint64                 `protobuf:"varint,5,opt,name=unpriced,proto3" json:"unpriced,omitempty"`
+	Costs            []*Cost                `protobuf:"bytes,6,rep,name=costs,proto3" json:"costs,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Usage) GetPromptTokens() uint64 {
+	if x != nil {
+		return x.PromptTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetCompletionTokens() uint64 {
+	if x != nil {
+		return x.CompletionTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetTotalTokens() uint64 {
+	if x != nil {
+		return x.TotalTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetAnswers() uint64 {
+	if x != nil {
+		return x.Answers
+	}
+	return 0
+}
+
+func (x *Usage) GetUnpriced() uint64 {
+	if x != nil {
+		return x.Unpriced
+	}
+	return 0
+}
+
+func (x *Usage) GetCosts() []*Cost {
+	if x != nil {
+		return x.Costs
+	}
+	return nil
+}
+
+type Cost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Currency      string                 `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
+	Nano          uint64                 `protobuf:"varint,2,opt,name=nano,proto3" json:"nano,omitempty"` // billionths of the currency's unit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cost) Reset() {
+	*x = Cost{}
+	mi := &file_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cost) ProtoMessage() {}
+
+func (x *Cost) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cost.ProtoReflect.Descriptor instead.
+func (*Cost) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Cost) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *Cost) GetNano() uint64 {
+	if x != nil {
+		return x.Nano
+	}
+	return 0
+}
+
 // ReasonCount names the reason by its label: numbers may shift between versions.
 type ReasonCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -706,7 +922,7 @@ type ReasonCount struct {
 
 func (x *ReasonCount) Reset() {
 	*x = ReasonCount{}
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +934,7 @@ func (x *ReasonCount) String() string {
 func (*ReasonCount) ProtoMessage() {}
 
 func (x *ReasonCount) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +947,7 @@ func (x *ReasonCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReasonCount.ProtoReflect.Descriptor instead.
 func (*ReasonCount) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReasonCount) GetReason() string {
@@ -758,7 +974,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +986,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +999,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Histogram) GetOffset() uint32 {
@@ -810,7 +1026,7 @@ type LastError struct {
 
 func (x *LastError) Reset() {
 	*x = LastError{}
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1038,7 @@ func (x *LastError) String() string {
 func (*LastError) ProtoMessage() {}
 
 func (x *LastError) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1051,7 @@ func (x *LastError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LastError.ProtoReflect.Descriptor instead.
 func (*LastError) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LastError) GetReason() string {
@@ -869,7 +1085,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1097,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1110,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Receipt) GetRevision() int64 {
@@ -963,7 +1179,7 @@ type Ejections struct {
 
 func (x *Ejections) Reset() {
 	*x = Ejections{}
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1191,7 @@ func (x *Ejections) String() string {
 func (*Ejections) ProtoMessage() {}
 
 func (x *Ejections) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1204,7 @@ func (x *Ejections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejections.ProtoReflect.Descriptor instead.
 func (*Ejections) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ejections) GetEjections() []*Ejection {
@@ -1009,7 +1225,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1237,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1250,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ejection) GetApp() string {
@@ -1067,7 +1283,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1295,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1308,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -1111,7 +1327,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1339,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,30 +1352,33 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 // StatusUpdate is what changed in the status document.
 type StatusUpdate struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Full          bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // part of a whole document: what it does not name does not exist
-	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // further parts follow
-	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	Complete      bool                   `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
-	Proxies       int32                  `protobuf:"varint,5,opt,name=proxies,proto3" json:"proxies,omitempty"`
-	Admins        int32                  `protobuf:"varint,6,opt,name=admins,proto3" json:"admins,omitempty"`
-	Reporting     int32                  `protobuf:"varint,7,opt,name=reporting,proto3" json:"reporting,omitempty"`
-	Applications  []*ApplicationStatus   `protobuf:"bytes,8,rep,name=applications,proto3" json:"applications,omitempty"`
-	Removed       []string               `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
-	Epoch         string                 `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Subscription  uint64                 `protobuf:"varint,11,opt,name=subscription,proto3" json:"subscription,omitempty"` // Subscribe.id
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Full         bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // part of a whole document: what it does not name does not exist
+	More         bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // further parts follow
+	Revision     int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Complete     bool                   `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`
+	Proxies      int32                  `protobuf:"varint,5,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	Admins       int32                  `protobuf:"varint,6,opt,name=admins,proto3" json:"admins,omitempty"`
+	Reporting    int32                  `protobuf:"varint,7,opt,name=reporting,proto3" json:"reporting,omitempty"`
+	Applications []*ApplicationStatus   `protobuf:"bytes,8,rep,name=applications,proto3" json:"applications,omitempty"`
+	Removed      []string               `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
+	Epoch        string                 `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Subscription uint64                 `protobuf:"varint,11,opt,name=subscription,proto3" json:"subscription,omitempty"` // Subscribe.id
+	// The labels that changed, also in a whole document: a label is there as
+	// long as its application is. Its application comes before it.
+	Labels        []*LabelStatus `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1390,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1403,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatusUpdate) GetFull() bool {
@@ -1264,6 +1483,13 @@ func (x *StatusUpdate) GetSubscription() uint64 {
 	return 0
 }
 
+func (x *StatusUpdate) GetLabels() []*LabelStatus {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type ApplicationStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1271,13 +1497,14 @@ type ApplicationStatus struct {
 	Errors        uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
 	Active        int64                  `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
 	Instances     []*InstanceStatus      `protobuf:"bytes,5,rep,name=instances,proto3" json:"instances,omitempty"`
+	Usage         *Usage                 `protobuf:"bytes,6,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplicationStatus) Reset() {
 	*x = ApplicationStatus{}
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1516,7 @@ func (x *ApplicationStatus) String() string {
 func (*ApplicationStatus) ProtoMessage() {}
 
 func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1529,7 @@ func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationStatus.ProtoReflect.Descriptor instead.
 func (*ApplicationStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApplicationStatus) GetName() string {
@@ -1340,6 +1567,81 @@ func (x *ApplicationStatus) GetInstances() []*InstanceStatus {
 	return nil
 }
 
+func (x *ApplicationStatus) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+type LabelStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Label         string                 `protobuf:"bytes,2,opt,name=label,proto3" json:"label,omitempty"`
+	Requests      uint64                 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	Usage         *Usage                 `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LabelStatus) Reset() {
+	*x = LabelStatus{}
+	mi := &file_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LabelStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LabelStatus) ProtoMessage() {}
+
+func (x *LabelStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LabelStatus.ProtoReflect.Descriptor instead.
+func (*LabelStatus) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *LabelStatus) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *LabelStatus) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
+func (x *LabelStatus) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *LabelStatus) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 type InstanceStatus struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1356,13 +1658,14 @@ type InstanceStatus struct {
 	BytesOut       uint64                 `protobuf:"varint,12,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
 	LastError      *LastError             `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	SinceUnixMilli int64                  `protobuf:"varint,14,opt,name=since_unix_milli,json=sinceUnixMilli,proto3" json:"since_unix_milli,omitempty"`
+	Usage          *Usage                 `protobuf:"bytes,15,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1677,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1690,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InstanceStatus) GetName() string {
@@ -1488,6 +1791,13 @@ func (x *InstanceStatus) GetSinceUnixMilli() int64 {
 	return 0
 }
 
+func (x *InstanceStatus) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 // CounterChunk is the value of a key under counters/: the figures of some of
 // one node's series, each complete in itself.
 type CounterChunk struct {
@@ -1495,13 +1805,14 @@ type CounterChunk struct {
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Boots         []*StoredBoot          `protobuf:"bytes,2,rep,name=boots,proto3" json:"boots,omitempty"` // the table that StoredTotals.boot and StoredSeries.folded index
 	Series        []*StoredSeries        `protobuf:"bytes,3,rep,name=series,proto3" json:"series,omitempty"`
+	Labels        []*StoredSeries        `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"` // apart as in Report
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CounterChunk) Reset() {
 	*x = CounterChunk{}
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1824,7 @@ func (x *CounterChunk) String() string {
 func (*CounterChunk) ProtoMessage() {}
 
 func (x *CounterChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1837,7 @@ func (x *CounterChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterChunk.ProtoReflect.Descriptor instead.
 func (*CounterChunk) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CounterChunk) GetNode() string {
@@ -1550,6 +1861,13 @@ func (x *CounterChunk) GetSeries() []*StoredSeries {
 	return nil
 }
 
+func (x *CounterChunk) GetLabels() []*StoredSeries {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type StoredBoot struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	BootId           string                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
@@ -1561,7 +1879,7 @@ type StoredBoot struct {
 
 func (x *StoredBoot) Reset() {
 	*x = StoredBoot{}
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1891,7 @@ func (x *StoredBoot) String() string {
 func (*StoredBoot) ProtoMessage() {}
 
 func (x *StoredBoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1904,7 @@ func (x *StoredBoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBoot.ProtoReflect.Descriptor instead.
 func (*StoredBoot) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StoredBoot) GetBootId() string {
@@ -1618,13 +1936,14 @@ type StoredSeries struct {
 	Base          *Totals                `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"`             // sum of the folded boots
 	Folded        []uint32               `protobuf:"varint,5,rep,packed,name=folded,proto3" json:"folded,omitempty"` // boots that are in base
 	Boots         []*StoredTotals        `protobuf:"bytes,6,rep,name=boots,proto3" json:"boots,omitempty"`           // boots that are not
+	Label         string                 `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`           // in CounterChunk.labels
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StoredSeries) Reset() {
 	*x = StoredSeries{}
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1955,7 @@ func (x *StoredSeries) String() string {
 func (*StoredSeries) ProtoMessage() {}
 
 func (x *StoredSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1968,7 @@ func (x *StoredSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredSeries.ProtoReflect.Descriptor instead.
 func (*StoredSeries) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StoredSeries) GetApp() string {
@@ -1694,6 +2013,13 @@ func (x *StoredSeries) GetBoots() []*StoredTotals {
 	return nil
 }
 
+func (x *StoredSeries) GetLabel() string {
+	if x != nil {
+		return x.Label
+	}
+	return ""
+}
+
 type StoredTotals struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Boot          uint32                 `protobuf:"varint,1,opt,name=boot,proto3" json:"boot,omitempty"`
@@ -1704,7 +2030,7 @@ type StoredTotals struct {
 
 func (x *StoredTotals) Reset() {
 	*x = StoredTotals{}
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +2042,7 @@ func (x *StoredTotals) String() string {
 func (*StoredTotals) ProtoMessage() {}
 
 func (x *StoredTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +2055,7 @@ func (x *StoredTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredTotals.ProtoReflect.Descriptor instead.
 func (*StoredTotals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StoredTotals) GetBoot() uint32 {
@@ -1772,7 +2098,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"3\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\bR\x06status\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x04R\x02id\"\xa8\x02\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\"\xe0\x02\n" +
 	"\x06Report\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bprevious\x18\x02 \x01(\x04R\bprevious\x12\x12\n" +
@@ -1781,11 +2107,16 @@ const file_cluster_proto_rawDesc = "" +
 	"\ruptime_millis\x18\x05 \x01(\x03R\fuptimeMillis\x121\n" +
 	"\x06series\x18\x06 \x03(\v2\x19.difylb.cluster.v1.SeriesR\x06series\x124\n" +
 	"\areceipt\x18\a \x01(\v2\x1a.difylb.cluster.v1.ReceiptR\areceipt\x12:\n" +
-	"\tejections\x18\b \x01(\v2\x1c.difylb.cluster.v1.EjectionsR\tejections\"i\n" +
+	"\tejections\x18\b \x01(\v2\x1c.difylb.cluster.v1.EjectionsR\tejections\x126\n" +
+	"\x06labels\x18\t \x03(\v2\x1e.difylb.cluster.v1.LabelSeriesR\x06labels\"i\n" +
 	"\x06Series\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x121\n" +
-	"\x06totals\x18\x03 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals\"\xac\x03\n" +
+	"\x06totals\x18\x03 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals\"h\n" +
+	"\vLabelSeries\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\x121\n" +
+	"\x06totals\x18\x03 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals\"\xdc\x03\n" +
 	"\x06Totals\x12\x1a\n" +
 	"\brequests\x18\x01 \x01(\x04R\brequests\x12\x16\n" +
 	"\x06errors\x18\x02 \x01(\x04R\x06errors\x128\n" +
@@ -1800,7 +2131,18 @@ const file_cluster_proto_rawDesc = "" +
 	"last_error\x18\t \x01(\v2\x1c.difylb.cluster.v1.LastErrorR\tlastError\x12\x16\n" +
 	"\x06active\x18\n" +
 	" \x01(\x03R\x06active\x12\x18\n" +
-	"\astreams\x18\v \x01(\x03R\astreams\";\n" +
+	"\astreams\x18\v \x01(\x03R\astreams\x12.\n" +
+	"\x05usage\x18\f \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\xe1\x01\n" +
+	"\x05Usage\x12#\n" +
+	"\rprompt_tokens\x18\x01 \x01(\x04R\fpromptTokens\x12+\n" +
+	"\x11completion_tokens\x18\x02 \x01(\x04R\x10completionTokens\x12!\n" +
+	"\ftotal_tokens\x18\x03 \x01(\x04R\vtotalTokens\x12\x18\n" +
+	"\aanswers\x18\x04 \x01(\x04R\aanswers\x12\x1a\n" +
+	"\bunpriced\x18\x05 \x01(\x04R\bunpriced\x12-\n" +
+	"\x05costs\x18\x06 \x03(\v2\x17.difylb.cluster.v1.CostR\x05costs\"6\n" +
+	"\x04Cost\x12\x1a\n" +
+	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x12\n" +
+	"\x04nano\x18\x02 \x01(\x04R\x04nano\";\n" +
 	"\vReasonCount\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\";\n" +
@@ -1828,7 +2170,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x10since_unix_milli\x18\x03 \x01(\x03R\x0esinceUnixMilli\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\b\n" +
-	"\x06Resync\"\xdc\x02\n" +
+	"\x06Resync\"\x94\x03\n" +
 	"\fStatusUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x1a\n" +
@@ -1841,13 +2183,20 @@ const file_cluster_proto_rawDesc = "" +
 	"\aremoved\x18\t \x03(\tR\aremoved\x12\x14\n" +
 	"\x05epoch\x18\n" +
 	" \x01(\tR\x05epoch\x12\"\n" +
-	"\fsubscription\x18\v \x01(\x04R\fsubscription\"\xbf\x01\n" +
+	"\fsubscription\x18\v \x01(\x04R\fsubscription\x126\n" +
+	"\x06labels\x18\f \x03(\v2\x1e.difylb.cluster.v1.LabelStatusR\x06labels\"\xef\x01\n" +
 	"\x11ApplicationStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0etotal_requests\x18\x02 \x01(\x04R\rtotalRequests\x12\x16\n" +
 	"\x06errors\x18\x03 \x01(\x04R\x06errors\x12\x16\n" +
 	"\x06active\x18\x04 \x01(\x03R\x06active\x12?\n" +
-	"\tinstances\x18\x05 \x03(\v2!.difylb.cluster.v1.InstanceStatusR\tinstances\"\xb4\x03\n" +
+	"\tinstances\x18\x05 \x03(\v2!.difylb.cluster.v1.InstanceStatusR\tinstances\x12.\n" +
+	"\x05usage\x18\x06 \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\x81\x01\n" +
+	"\vLabelStatus\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x04R\brequests\x12.\n" +
+	"\x05usage\x18\x04 \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\xe4\x03\n" +
 	"\x0eInstanceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +
@@ -1865,23 +2214,26 @@ const file_cluster_proto_rawDesc = "" +
 	"\tbytes_out\x18\f \x01(\x04R\bbytesOut\x12;\n" +
 	"\n" +
 	"last_error\x18\r \x01(\v2\x1c.difylb.cluster.v1.LastErrorR\tlastError\x12(\n" +
-	"\x10since_unix_milli\x18\x0e \x01(\x03R\x0esinceUnixMilli\"\x90\x01\n" +
+	"\x10since_unix_milli\x18\x0e \x01(\x03R\x0esinceUnixMilli\x12.\n" +
+	"\x05usage\x18\x0f \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\xc9\x01\n" +
 	"\fCounterChunk\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
 	"\x05boots\x18\x02 \x03(\v2\x1d.difylb.cluster.v1.StoredBootR\x05boots\x127\n" +
-	"\x06series\x18\x03 \x03(\v2\x1f.difylb.cluster.v1.StoredSeriesR\x06series\"e\n" +
+	"\x06series\x18\x03 \x03(\v2\x1f.difylb.cluster.v1.StoredSeriesR\x06series\x127\n" +
+	"\x06labels\x18\x04 \x03(\v2\x1f.difylb.cluster.v1.StoredSeriesR\x06labels\"e\n" +
 	"\n" +
 	"StoredBoot\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12,\n" +
-	"\x12started_unix_milli\x18\x03 \x01(\x03R\x10startedUnixMilli\"\xd4\x01\n" +
+	"\x12started_unix_milli\x18\x03 \x01(\x03R\x10startedUnixMilli\"\xea\x01\n" +
 	"\fStoredSeries\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12-\n" +
 	"\x04base\x18\x04 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x04base\x12\x16\n" +
 	"\x06folded\x18\x05 \x03(\rR\x06folded\x125\n" +
-	"\x05boots\x18\x06 \x03(\v2\x1f.difylb.cluster.v1.StoredTotalsR\x05boots\"U\n" +
+	"\x05boots\x18\x06 \x03(\v2\x1f.difylb.cluster.v1.StoredTotalsR\x05boots\x12\x14\n" +
+	"\x05label\x18\a \x01(\tR\x05label\"U\n" +
 	"\fStoredTotals\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\rR\x04boot\x121\n" +
 	"\x06totals\x18\x02 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals2W\n" +
@@ -1900,7 +2252,7 @@ func file_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_proto_rawDescData
 }
 
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_cluster_proto_goTypes = []any{
 	(*ProxyMessage)(nil),      // 0: difylb.cluster.v1.ProxyMessage
 	(*AdminMessage)(nil),      // 1: difylb.cluster.v1.AdminMessage
@@ -1909,55 +2261,68 @@ var file_cluster_proto_goTypes = []any{
 	(*Subscribe)(nil),         // 4: difylb.cluster.v1.Subscribe
 	(*Report)(nil),            // 5: difylb.cluster.v1.Report
 	(*Series)(nil),            // 6: difylb.cluster.v1.Series
-	(*Totals)(nil),            // 7: difylb.cluster.v1.Totals
-	(*ReasonCount)(nil),       // 8: difylb.cluster.v1.ReasonCount
-	(*Histogram)(nil),         // 9: difylb.cluster.v1.Histogram
-	(*LastError)(nil),         // 10: difylb.cluster.v1.LastError
-	(*Receipt)(nil),           // 11: difylb.cluster.v1.Receipt
-	(*Ejections)(nil),         // 12: difylb.cluster.v1.Ejections
-	(*Ejection)(nil),          // 13: difylb.cluster.v1.Ejection
-	(*Ack)(nil),               // 14: difylb.cluster.v1.Ack
-	(*Resync)(nil),            // 15: difylb.cluster.v1.Resync
-	(*StatusUpdate)(nil),      // 16: difylb.cluster.v1.StatusUpdate
-	(*ApplicationStatus)(nil), // 17: difylb.cluster.v1.ApplicationStatus
-	(*InstanceStatus)(nil),    // 18: difylb.cluster.v1.InstanceStatus
-	(*CounterChunk)(nil),      // 19: difylb.cluster.v1.CounterChunk
-	(*StoredBoot)(nil),        // 20: difylb.cluster.v1.StoredBoot
-	(*StoredSeries)(nil),      // 21: difylb.cluster.v1.StoredSeries
-	(*StoredTotals)(nil),      // 22: difylb.cluster.v1.StoredTotals
+	(*LabelSeries)(nil),       // 7: difylb.cluster.v1.LabelSeries
+	(*Totals)(nil),            // 8: difylb.cluster.v1.Totals
+	(*Usage)(nil),             // 9: difylb.cluster.v1.Usage
+	(*Cost)(nil),              // 10: difylb.cluster.v1.Cost
+	(*ReasonCount)(nil),       // 11: difylb.cluster.v1.ReasonCount
+	(*Histogram)(nil),         // 12: difylb.cluster.v1.Histogram
+	(*LastError)(nil),         // 13: difylb.cluster.v1.LastError
+	(*Receipt)(nil),           // 14: difylb.cluster.v1.Receipt
+	(*Ejections)(nil),         // 15: difylb.cluster.v1.Ejections
+	(*Ejection)(nil),          // 16: difylb.cluster.v1.Ejection
+	(*Ack)(nil),               // 17: difylb.cluster.v1.Ack
+	(*Resync)(nil),            // 18: difylb.cluster.v1.Resync
+	(*StatusUpdate)(nil),      // 19: difylb.cluster.v1.StatusUpdate
+	(*ApplicationStatus)(nil), // 20: difylb.cluster.v1.ApplicationStatus
+	(*LabelStatus)(nil),       // 21: difylb.cluster.v1.LabelStatus
+	(*InstanceStatus)(nil),    // 22: difylb.cluster.v1.InstanceStatus
+	(*CounterChunk)(nil),      // 23: difylb.cluster.v1.CounterChunk
+	(*StoredBoot)(nil),        // 24: difylb.cluster.v1.StoredBoot
+	(*StoredSeries)(nil),      // 25: difylb.cluster.v1.StoredSeries
+	(*StoredTotals)(nil),      // 26: difylb.cluster.v1.StoredTotals
 }
 var file_cluster_proto_depIdxs = []int32{
 	2,  // 0: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
 	5,  // 1: difylb.cluster.v1.ProxyMessage.report:type_name -> difylb.cluster.v1.Report
 	4,  // 2: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
-	14, // 3: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
-	16, // 4: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
-	15, // 5: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
+	17, // 3: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
+	19, // 4: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
+	18, // 5: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
 	3,  // 6: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
 	6,  // 7: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
-	11, // 8: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
-	12, // 9: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
-	7,  // 10: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
-	8,  // 11: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
-	9,  // 12: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
-	9,  // 13: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
-	10, // 14: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
-	13, // 15: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
-	17, // 16: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
-	18, // 17: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
-	10, // 18: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
-	20, // 19: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
-	21, // 20: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
-	7,  // 21: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
-	22, // 22: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
-	7,  // 23: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
-	0,  // 24: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
-	1,  // 25: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
-	25, // [25:26] is the sub-list for method output_type
-	24, // [24:25] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	14, // 8: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
+	15, // 9: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
+	7,  // 10: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
+	8,  // 11: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
+	8,  // 12: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
+	11, // 13: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
+	12, // 14: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
+	12, // 15: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
+	13, // 16: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
+	9,  // 17: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
+	10, // 18: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
+	16, // 19: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
+	20, // 20: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
+	21, // 21: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
+	22, // 22: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
+	9,  // 23: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
+	9,  // 24: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
+	13, // 25: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
+	9,  // 26: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
+	24, // 27: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
+	25, // 28: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
+	25, // 29: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
+	8,  // 30: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
+	26, // 31: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
+	8,  // 32: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
+	0,  // 33: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
+	1,  // 34: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
+	34, // [34:35] is the sub-list for method output_type
+	33, // [33:34] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -1982,7 +2347,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -227,8 +227,8 @@ func (h *Hub) joinChunk(c CounterChunk, now time.Time) error {
 		return err
 	}
 	boots := w.GetBoots()
-	for _, ws := range w.GetSeries() {
-		stored := storedShare{key: stats.Key{App: ws.GetApp(), Instance: ws.GetInstance()}, version: ws.GetVersion(), base: totalsFromWire(ws.GetBase())}
+	join := func(key stats.Key, ws *pb.StoredSeries) {
+		stored := storedShare{key: key, version: ws.GetVersion(), base: totalsFromWire(ws.GetBase())}
 		for _, i := range ws.GetFolded() {
 			if int(i) < len(boots) {
 				stored.folded = append(stored.folded, boots[i].GetBootId())
@@ -243,6 +243,12 @@ func (h *Hub) joinChunk(c CounterChunk, now time.Time) error {
 		if s.chunk != known {
 			h.book.move(s, known) // the one it was in is written again without it
 		}
+	}
+	for _, ws := range w.GetSeries() {
+		join(stats.Key{App: ws.GetApp(), Instance: ws.GetInstance()}, ws)
+	}
+	for _, ws := range w.GetLabels() {
+		join(stats.LabelKey(ws.GetApp(), ws.GetLabel()), ws)
 	}
 	for _, wb := range boots {
 		if b := h.ledger.boots[bootKey{c.Node, wb.GetBootId()}]; b != nil && b.started.IsZero() {
@@ -437,7 +443,7 @@ func (h *Hub) encodeOne(c *chunk) pending {
 	for _, s := range c.shares {
 		s.dirty = false
 		var fold pendingFold
-		ws := &pb.StoredSeries{App: s.entry.key.App, Instance: s.entry.key.Instance, Version: s.version}
+		ws := &pb.StoredSeries{App: s.entry.key.App, Instance: s.entry.key.Instance, Label: s.entry.key.Label, Version: s.version}
 		base, folded := &s.base, s.folded
 		for i := range s.boots {
 			bs := &s.boots[i]
@@ -465,7 +471,11 @@ func (h *Hub) encodeOne(c *chunk) pending {
 		for _, id := range folded {
 			ws.Folded = append(ws.Folded, index(id))
 		}
-		w.Series = append(w.Series, ws)
+		if s.entry.key.ByLabel {
+			w.Labels = append(w.Labels, ws)
+		} else {
+			w.Series = append(w.Series, ws)
+		}
 	}
 	value, err := proto.Marshal(w)
 	if err != nil {

@@ -25,15 +25,24 @@ type shownApp struct {
 	// application. Later own counts go on top while no lb-admin answers.
 	cluster *ApplicationStatus
 	own     map[string]ownCounts
-	shown   *ApplicationStatus // the newest shown; immutable
+	labels  map[string]knownLabel // the same for every label that it named
+	shown   *ApplicationStatus    // the newest shown; immutable
+}
+
+// knownLabel is a label as the lb-admin told it, and what this proxy had
+// counted of it by then.
+type knownLabel struct {
+	cluster *LabelStatus
+	own     ownCounts
 }
 
 type ownCounts struct {
 	requests, errors, retries, bytesIn, bytesOut uint64
+	usage                                        stats.Usage
 }
 
 func countsOf(t *stats.Totals) ownCounts {
-	return ownCounts{t.Requests, t.Errors, t.Retries, t.BytesIn, t.BytesOut}
+	return ownCounts{t.Requests, t.Errors, t.Retries, t.BytesIn, t.BytesOut, t.Usage}
 }
 
 // begin makes ready for another lb-admin's document.
@@ -44,6 +53,7 @@ func (d *document) take(u *pb.StatusUpdate, own *stats.Registry) {
 	if u.GetFull() && d.named == nil {
 		d.named = make(map[string]bool)
 	}
+	fresh := make(map[string]bool)
 	for _, w := range u.GetApplications() {
 		name := w.GetName()
 		if d.named != nil {
@@ -60,13 +70,15 @@ func (d *document) take(u *pb.StatusUpdate, own *stats.Registry) {
 		}
 		if old := d.apps[name]; old != nil {
 			next.cluster.raise(old.shown)
+			next.labels = old.labels
 		}
 		next.shown = next.cluster
-		d.apps[name] = next
+		d.apps[name], fresh[name] = next, true
 	}
 	for _, name := range u.GetRemoved() {
 		delete(d.apps, name)
 	}
+	d.takeLabels(u.GetLabels(), fresh, own)
 	d.header = header{
 		revision: u.GetRevision(), epoch: u.GetEpoch(), complete: u.GetComplete(),
 		nodes: NodeCounts{Proxies: int(u.GetProxies()), Admins: int(u.GetAdmins()), Reporting: int(u.GetReporting())},
@@ -96,6 +108,10 @@ func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, e
 		Errors:        known.cluster.Errors + since.errors,
 		Active:        max(t.Active, 0),
 		Instances:     make(map[string]*InstanceStatus, len(app.Instances)),
+		Usage:         known.cluster.Usage.plus(&since.usage),
+	}
+	if a.Usage != nil {
+		a.TokenLabels = known.ownLabels(app.Name, r)
 	}
 	for i := range app.Instances {
 		in := &app.Instances[i]
@@ -131,6 +147,7 @@ func (in *InstanceStatus) onTop(c *InstanceStatus, since ownCounts) {
 	in.Requests, in.Errors, in.Retries = c.Requests+since.requests, c.Errors+since.errors, c.Retries+since.retries
 	in.BytesIn, in.BytesOut = c.BytesIn+since.bytesIn, c.BytesOut+since.bytesOut
 	in.Latency, in.FirstByte = c.Latency, c.FirstByte
+	in.Usage = c.Usage.plus(&since.usage)
 	if in.LastError == nil || c.LastError != nil && in.LastError.Time.Before(c.LastError.Time) {
 		in.LastError = c.LastError
 	}
@@ -144,5 +161,6 @@ func (c ownCounts) less(before ownCounts) ownCounts {
 	return ownCounts{
 		c.requests - before.requests, c.errors - before.errors, c.retries - before.retries,
 		c.bytesIn - before.bytesIn, c.bytesOut - before.bytesOut,
+		c.usage.Less(&before.usage),
 	}
 }

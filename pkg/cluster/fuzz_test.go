@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"reflect"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -14,11 +15,13 @@ import (
 // FuzzHub_TakesAnyBytes: whatever stands in the store or comes in a report,
 // the hub neither panics nor writes what it cannot read again.
 func FuzzHub_TakesAnyBytes(f *testing.F) {
-	totals := &pb.Totals{Requests: 3, Reasons: []*pb.ReasonCount{{Reason: "ok", Count: 2}, {Reason: "new", Count: 1}}, Latency: &pb.Histogram{Offset: 270, Counts: []uint64{1, 2, 3}}}
+	totals := &pb.Totals{Requests: 3, Reasons: []*pb.ReasonCount{{Reason: "ok", Count: 2}, {Reason: "new", Count: 1}}, Latency: &pb.Histogram{Offset: 270, Counts: []uint64{1, 2, 3}},
+		Usage: &pb.Usage{TotalTokens: 1 << 63, Answers: 2, Costs: []*pb.Cost{{Currency: "USD", Nano: 5}, {Currency: "EUR", Nano: 1 << 63}, {Currency: "USD", Nano: 1}, {Currency: "no name"}}}}
+	labelled := &pb.Totals{Requests: 4, Usage: &pb.Usage{Answers: 1}}
 	chunk, _ := proto.Marshal(&pb.CounterChunk{Node: "p", Boots: []*pb.StoredBoot{{BootId: "a"}, {BootId: "b"}}, Series: []*pb.StoredSeries{
 		{App: "shop", Instance: "dify1", Version: 2, Base: totals, Folded: []uint32{0, 9}, Boots: []*pb.StoredTotals{{Boot: 1, Totals: totals}, {Boot: 7, Totals: totals}}},
-	}})
-	report, _ := proto.Marshal(&pb.Report{Seq: 1, Full: true, Series: []*pb.Series{{App: "shop", Instance: "dify1", Totals: totals}},
+	}, Labels: []*pb.StoredSeries{{App: "shop", Label: "web", Instance: "ignored", Folded: []uint32{1}, Version: 1, Base: labelled}, {App: "shop", Boots: []*pb.StoredTotals{{Totals: labelled}}}}})
+	report, _ := proto.Marshal(&pb.Report{Seq: 1, Full: true, Labels: []*pb.LabelSeries{{App: "shop", Label: "web", Totals: labelled}, {App: "shop", Totals: labelled}, {Label: "nobody's"}}, Series: []*pb.Series{{App: "shop", Instance: "dify1", Totals: totals}},
 		Ejections: &pb.Ejections{Ejections: []*pb.Ejection{{App: "shop", Instance: "dify1", SinceUnixMilli: -5}}}, Receipt: &pb.Receipt{Revision: 3, ApplyMicros: -1}})
 	f.Add(chunk, report)
 	f.Add([]byte("not protobuf"), []byte{0xff})
@@ -33,9 +36,9 @@ func FuzzHub_TakesAnyBytes(f *testing.F) {
 		if proto.Unmarshal(report, &r) == nil {
 			h.report(h.open(&pb.Hello{Node: "p", BootId: "b"}), &r)
 		}
-		want := make(map[stats.Key]uint64)
+		want := make(map[stats.Key]stats.Totals)
 		for key := range h.ledger.entries {
-			want[key] = h.Totals(key).Requests
+			want[key] = h.Totals(key)
 		}
 		if _, err := h.persist(context.Background(), store.office(), true); err != nil {
 			t.Fatal(err)
@@ -44,9 +47,10 @@ func FuzzHub_TakesAnyBytes(f *testing.F) {
 		if err := again.loadCounters(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		for key, n := range want {
-			if got := again.Totals(key).Requests; got != n {
-				t.Errorf("%q: %d requests, %d before they were stored", key, got, n)
+		for key, was := range want {
+			got := again.Totals(key)
+			if got.Requests != was.Requests || !reflect.DeepEqual(got.Usage, was.Usage) {
+				t.Errorf("%+v: %+v, %+v before they were stored", key, got, was)
 			}
 		}
 	})

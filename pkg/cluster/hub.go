@@ -67,6 +67,7 @@ type Hub struct {
 type view struct {
 	status  *ApplicationStatus
 	wire    *pb.ApplicationStatus
+	labels  map[string]*labelView
 	version uint64
 }
 
@@ -350,21 +351,25 @@ func (h *Hub) view(app *lb.Application, now time.Time) *view {
 	var total stats.Totals
 	h.ledger.sum(stats.Key{App: app.Name}, &total)
 	a := &ApplicationStatus{
-		TotalRequests: total.Requests, Errors: total.Errors, Active: max(total.Active, 0),
+		TotalRequests: total.Requests, Errors: total.Errors, Active: max(total.Active, 0), Usage: usageStatus(&total.Usage),
 		Instances: make(map[string]*InstanceStatus, len(app.Instances)),
 	}
 	for i := range app.Instances {
 		a.Instances[app.Instances[i].Name] = h.instance(app.Name, &app.Instances[i], now)
 	}
-	if old := h.views[app.Name]; old != nil {
-		a.raise(old.status)
-		for name := range old.status.Instances {
-			if a.Instances[name] == nil {
-				delete(h.words, stats.Key{App: app.Name, Instance: name})
-			}
+	old := h.views[app.Name]
+	if old == nil {
+		old = &view{status: &ApplicationStatus{}}
+	}
+	a.Usage = a.Usage.raised(old.status.Usage)
+	labels := h.labels(app.Name, a, old.labels)
+	a.raise(old.status)
+	for name := range old.status.Instances {
+		if a.Instances[name] == nil {
+			delete(h.words, stats.Key{App: app.Name, Instance: name})
 		}
 	}
-	return &view{status: a, wire: applicationToWire(app.Name, a), version: h.version}
+	return &view{status: a, wire: applicationToWire(app.Name, a), labels: labels, version: h.version}
 }
 
 func (h *Hub) instance(app string, in *lb.Instance, now time.Time) *InstanceStatus {

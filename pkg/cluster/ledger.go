@@ -73,6 +73,7 @@ type bootShare struct {
 type ledger struct {
 	boots   map[bootKey]*boot
 	entries map[stats.Key]*entry
+	labels  map[string][]string // of the entries that are a label's, by application
 	// touched is called with the application of every series that changed.
 	touched func(app string)
 	// dirtied is called with every share that has become dirty.
@@ -80,7 +81,7 @@ type ledger struct {
 }
 
 func newLedger(touched func(string), dirtied func(*share)) *ledger {
-	return &ledger{boots: make(map[bootKey]*boot), entries: make(map[stats.Key]*entry), touched: touched, dirtied: dirtied}
+	return &ledger{boots: make(map[bootKey]*boot), entries: make(map[stats.Key]*entry), labels: make(map[string][]string), touched: touched, dirtied: dirtied}
 }
 
 func (l *ledger) boot(key bootKey, now time.Time) *boot {
@@ -97,6 +98,9 @@ func (l *ledger) entry(key stats.Key) *entry {
 	if e == nil {
 		e = &entry{key: key}
 		l.entries[key] = e
+		if key.ByLabel {
+			l.labels[key.App] = append(l.labels[key.App], key.Label)
+		}
 	}
 	return e
 }

@@ -452,6 +452,7 @@ func (p *peer) waitAck(ctx context.Context, after uint64) error {
 // reported is what of this proxy's state an open stream has carried.
 type reported struct {
 	generation uint64
+	labels     uint64 // generation of the labels
 	previous   uint64
 	receiptN   uint64
 	ejectionsN uint64
@@ -497,11 +498,16 @@ func (p *peer) messages(sent *reported) iter.Seq[*pb.ProxyMessage] {
 		r.Full, sent.started = !sent.started, true
 		series, generation := p.link.opts.Registry.Collect(sent.generation)
 		sent.generation = generation
+		labels, generation := p.link.opts.Registry.CollectLabels(sent.labels)
+		sent.labels = generation
 		for {
 			n := min(len(series), partSeries)
 			r.Series = seriesToWire(series[:n])
 			series = series[n:]
-			r.More = len(series) > 0
+			n = min(len(labels), partSeries-n)
+			r.Labels = labelsToWire(labels[:n])
+			labels = labels[n:]
+			r.More = len(series) > 0 || len(labels) > 0
 			sent.previous = r.Seq
 			if !r.More {
 				p.end(r.Seq)
@@ -564,6 +570,14 @@ func seriesToWire(series []stats.Series) []*pb.Series {
 	out := make([]*pb.Series, len(series))
 	for i := range series {
 		out[i] = &pb.Series{App: series[i].App, Instance: series[i].Instance, Totals: totalsToWire(&series[i].Totals)}
+	}
+	return out
+}
+
+func labelsToWire(series []stats.Series) []*pb.LabelSeries {
+	out := make([]*pb.LabelSeries, len(series))
+	for i := range series {
+		out[i] = &pb.LabelSeries{App: series[i].App, Label: series[i].Label, Totals: totalsToWire(&series[i].Totals)}
 	}
 	return out
 }

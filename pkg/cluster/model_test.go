@@ -183,13 +183,19 @@ func (m *model) elect() {
 func (m *model) traffic(p *modelBoot) {
 	for range 1 + m.rng.IntN(4) {
 		app := fmt.Sprintf("app%d", m.rng.IntN(3))
-		for _, key := range []stats.Key{{App: app}, {App: app, Instance: fmt.Sprintf("dify%d", m.rng.IntN(3))}} {
+		usage := m.answer()
+		label := stats.LabelKey(app, []string{"", "web", "dify0"}[m.rng.IntN(3)])
+		for _, key := range []stats.Key{{App: app}, {App: app, Instance: fmt.Sprintf("dify%d", m.rng.IntN(3))}, label} {
 			t := p.truth[key]
 			if t == nil {
 				t = new(stats.Totals)
 				p.truth[key] = t
 			}
 			t.Requests++
+			t.Usage.Add(&usage)
+			if key.ByLabel {
+				continue
+			}
 			reason := lb.Reason(m.rng.IntN(int(lb.NumReasons)))
 			t.Reasons[reason]++
 			if reason.IsError() {
@@ -204,13 +210,30 @@ func (m *model) traffic(p *modelBoot) {
 	}
 }
 
+// answer is the usage that an answer tells, of half of them none.
+func (m *model) answer() stats.Usage {
+	if m.rng.IntN(2) == 0 {
+		return stats.Usage{}
+	}
+	u := stats.Usage{Prompt: m.rng.Uint64N(100), Completion: m.rng.Uint64N(100), Total: m.rng.Uint64N(300), Answers: 1, Unpriced: m.rng.Uint64N(2)}
+	if m.rng.IntN(100) == 0 {
+		u.Total = 1 << 62 // sums reach their end
+	}
+	u.AddCost(stats.Cost{Currency: fmt.Sprintf("C%d", m.rng.IntN(10)), Nano: m.rng.Uint64N(1e9)})
+	return u
+}
+
 // message is a report of some or all of a boot's series as they are now.
 func (m *model) message(p *modelBoot, full bool) flight {
 	p.seq++
 	r := &pb.Report{Seq: p.seq, Full: full}
 	for k, t := range p.truth {
 		if full || m.rng.IntN(2) == 0 {
-			r.Series = append(r.Series, &pb.Series{App: k.App, Instance: k.Instance, Totals: totalsToWire(t)})
+			if k.ByLabel {
+				r.Labels = append(r.Labels, &pb.LabelSeries{App: k.App, Label: k.Label, Totals: totalsToWire(t)})
+			} else {
+				r.Series = append(r.Series, &pb.Series{App: k.App, Instance: k.Instance, Totals: totalsToWire(t)})
+			}
 		}
 	}
 	b, err := proto.Marshal(r)
@@ -380,16 +403,52 @@ func (m *model) check(who string, now, seen map[string]*ApplicationStatus, truth
 				m.t.Fatalf("%s: %s went back from %d to %d requests", who, name, old.TotalRequests, a.TotalRequests)
 			}
 			for in, o := range old.Instances {
-				if n := a.Instances[in]; n.Requests < o.Requests || n.Errors < o.Errors || n.BytesOut < o.BytesOut {
+				if n := a.Instances[in]; n.Requests < o.Requests || n.Errors < o.Errors || n.BytesOut < o.BytesOut || !within(o.Usage, n.Usage) {
 					m.t.Fatalf("%s: %s/%s went back from %+v to %+v", who, name, in, o, n)
 				}
 			}
+			for label, o := range old.TokenLabels {
+				if n := a.TokenLabels[label]; n == nil || n.Requests < o.Requests || !within(o.Usage, n.Usage) {
+					m.t.Fatalf("%s: %s, label %q went back from %+v to %+v", who, name, label, o, n)
+				}
+			}
+			if !within(old.Usage, a.Usage) {
+				m.t.Fatalf("%s: %s went back from %+v to %+v", who, name, old.Usage, a.Usage)
+			}
+		}
+		if a.Usage == nil && len(a.TokenLabels) > 0 {
+			m.t.Fatalf("%s: %s has labels and no usage", who, name)
+		}
+		for label, l := range a.TokenLabels {
+			t := truth[stats.LabelKey(name, label)]
+			if t == nil || l.Requests > t.Requests || !within(l.Usage, usageStatus(&t.Usage)) {
+				m.t.Fatalf("%s: %s, label %q shows %+v; there were %+v", who, name, label, l, t)
+			}
+		}
+		for in, i := range a.Instances {
+			if t := truth[stats.Key{App: name, Instance: in}]; i.Usage != nil && (t == nil || !within(i.Usage, usageStatus(&t.Usage))) {
+				m.t.Fatalf("%s: %s/%s shows %+v; there were %+v", who, name, in, i.Usage, t)
+			}
+		}
+		if t := truth[stats.Key{App: name}]; a.Usage != nil && (t == nil || !within(a.Usage, usageStatus(&t.Usage))) {
+			m.t.Fatalf("%s: %s shows %+v; there were %+v", who, name, a.Usage, t)
 		}
 		seen[name] = a
 		if t := truth[stats.Key{App: name}]; t != nil && a.TotalRequests > t.Requests || t == nil && a.TotalRequests > 0 {
 			m.t.Fatalf("%s: %s shows %d requests; there were %+v", who, name, a.TotalRequests, t)
 		}
 	}
+}
+
+// within reports whether no figure of u is above that of o.
+func within(u, o *UsageStatus) bool {
+	if u == nil {
+		return true
+	}
+	small, large := u.counts(), o.counts()
+	joined := large.Clone()
+	joined.Max(&small)
+	return reflect.DeepEqual(joined, large)
 }
 
 func (m *model) exact(when string) {
@@ -404,6 +463,18 @@ func (m *model) exact(when string) {
 		for key := range a.hub.ledger.entries {
 			if truth[key] == nil {
 				m.t.Fatalf("%s: lb-admin %d invented %v", when, i, key)
+			}
+		}
+		for name, app := range a.hub.Status().Applications {
+			for key, want := range truth {
+				if key.App == name && key.ByLabel && app.Usage != nil {
+					if l := app.TokenLabels[key.Label]; l == nil || l.Requests != want.Requests || !l.Usage.equal(usageStatus(&want.Usage)) {
+						m.t.Fatalf("%s: lb-admin %d shows label %q as %+v, true is %+v", when, i, key.Label, l, want)
+					}
+				}
+			}
+			if t := truth[stats.Key{App: name}]; t != nil && !app.Usage.equal(usageStatus(&t.Usage)) {
+				m.t.Fatalf("%s: lb-admin %d shows %+v, true is %+v", when, i, app.Usage, t.Usage)
 			}
 		}
 	}

@@ -185,12 +185,18 @@ func (s *session) set(change func()) {
 
 // report merges one report.
 func (h *Hub) report(b *boot, r *pb.Report) {
-	series := make([]stats.Series, 0, len(r.GetSeries()))
+	series := make([]stats.Series, 0, len(r.GetSeries())+len(r.GetLabels()))
 	for _, w := range r.GetSeries() {
 		if len(w.GetApp()) > maxNameBytes || len(w.GetInstance()) > maxNameBytes {
 			continue
 		}
 		series = append(series, stats.Series{Key: stats.Key{App: w.GetApp(), Instance: w.GetInstance()}, Totals: totalsFromWire(w.GetTotals())})
+	}
+	for _, w := range r.GetLabels() {
+		if w.GetApp() == "" || len(w.GetApp()) > maxNameBytes || len(w.GetLabel()) > maxNameBytes {
+			continue
+		}
+		series = append(series, stats.Series{Key: stats.LabelKey(w.GetApp(), w.GetLabel()), Totals: totalsFromWire(w.GetTotals())})
 	}
 	now := h.now()
 	h.mu.Lock()
@@ -289,11 +295,17 @@ func (h *Hub) update(sent *sentStatus) ([]*pb.AdminMessage, <-chan struct{}) {
 	changed := h.changed
 	hd := h.header
 	var apps []*pb.ApplicationStatus
+	var labels []*pb.LabelStatus
 	next := make(map[string]uint64, len(h.views))
 	for name, v := range h.views {
 		next[name] = v.version
 		if sent.versions[name] != v.version {
 			apps = append(apps, v.wire)
+			for _, l := range v.labels {
+				if l.version > sent.versions[name] {
+					labels = append(labels, l.wire)
+				}
+			}
 		}
 	}
 	h.mu.Unlock()
@@ -308,11 +320,11 @@ func (h *Hub) update(sent *sentStatus) ([]*pb.AdminMessage, <-chan struct{}) {
 		return nil, changed
 	}
 	*sent = sentStatus{subscription: sent.subscription, started: true, header: hd, versions: next}
-	return statusMessages(sent.subscription, full, hd, apps, removed), changed
+	return statusMessages(sent.subscription, full, hd, apps, removed, labels), changed
 }
 
 // statusMessages cuts an update into messages of a bounded size.
-func statusMessages(subscription uint64, full bool, hd header, apps []*pb.ApplicationStatus, removed []string) []*pb.AdminMessage {
+func statusMessages(subscription uint64, full bool, hd header, apps []*pb.ApplicationStatus, removed []string, labels []*pb.LabelStatus) []*pb.AdminMessage {
 	var out []*pb.AdminMessage
 	part := func() *pb.StatusUpdate {
 		u := &pb.StatusUpdate{
@@ -330,6 +342,13 @@ func statusMessages(subscription uint64, full bool, hd header, apps []*pb.Applic
 		}
 		u.Applications = append(u.Applications, a)
 		size += 1 + len(a.GetInstances())
+	}
+	for _, l := range labels {
+		if size >= partSeries {
+			u, size = part(), 0
+		}
+		u.Labels = append(u.Labels, l)
+		size++
 	}
 	u.More = false
 	return out

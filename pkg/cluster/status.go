@@ -69,6 +69,10 @@ type ApplicationStatus struct {
 	Errors        uint64                     `json:"errors"` // ended for a Reason that IsError
 	Active        int64                      `json:"active"`
 	Instances     map[string]*InstanceStatus `json:"instances"`
+	Usage         *UsageStatus               `json:"usage,omitempty"` // nil: none
+	// TokenLabels are the user tokens by label, "" those without one; empty
+	// while there is no Usage. A label stays when its tokens are removed.
+	TokenLabels map[string]*LabelStatus `json:"token_labels,omitempty"`
 }
 
 // InstanceStatus is one instance of the configuration, with or without traffic.
@@ -87,7 +91,8 @@ type InstanceStatus struct {
 	BytesOut  uint64             `json:"bytes_out"`
 	LastError *LastError         `json:"last_error"` // nil: none yet
 	// Since is when Status became what it is, as far as is known; whole seconds, UTC.
-	Since time.Time `json:"since"`
+	Since time.Time    `json:"since"`
+	Usage *UsageStatus `json:"usage,omitempty"` // nil: none
 }
 
 // LatencyQuantiles are milliseconds.
@@ -115,6 +120,7 @@ func (in *InstanceStatus) fill(t *stats.Totals) {
 	in.Active, in.Streams = max(t.Active, 0), max(t.Streams, 0)
 	in.BytesIn, in.BytesOut = t.BytesIn, t.BytesOut
 	in.setQuantiles(t)
+	in.Usage = usageStatus(&t.Usage)
 	if !t.LastError.None() {
 		in.LastError = &LastError{Reason: t.LastError.Reason.String(), Time: t.LastError.Time().Truncate(time.Second)}
 	}
@@ -151,6 +157,16 @@ func (a *ApplicationStatus) raise(old *ApplicationStatus) {
 			in.raise(o)
 		}
 	}
+	a.Usage = a.Usage.raised(old.Usage)
+	if a.TokenLabels == nil && len(old.TokenLabels) > 0 {
+		a.TokenLabels = make(map[string]*LabelStatus, len(old.TokenLabels))
+	}
+	for name, o := range old.TokenLabels {
+		if l := a.TokenLabels[name]; l != nil {
+			o = l.raised(o)
+		}
+		a.TokenLabels[name] = o
+	}
 }
 
 func (in *InstanceStatus) raise(o *InstanceStatus) {
@@ -162,6 +178,7 @@ func (in *InstanceStatus) raise(o *InstanceStatus) {
 	if o.LastError != nil && (in.LastError == nil || in.LastError.Time.Before(o.LastError.Time)) {
 		in.LastError = o.LastError
 	}
+	in.Usage = in.Usage.raised(o.Usage)
 }
 
 // MarshalJSON writes the document with its names sorted. It is written by hand
@@ -197,7 +214,7 @@ func (s *Status) MarshalJSON() ([]byte, error) {
 func (s *Status) size() int {
 	n := len(s.Applications)
 	for _, a := range s.Applications {
-		n += len(a.Instances)
+		n += len(a.Instances) + len(a.TokenLabels)/2
 	}
 	return n
 }
@@ -221,7 +238,10 @@ func (a *ApplicationStatus) appendJSON(b []byte) []byte {
 		b = append(b, ':')
 		b = a.Instances[name].appendJSON(b)
 	}
-	return append(b, `}}`...)
+	b = append(b, '}')
+	b = appendUsage(b, a.Usage)
+	b = appendLabels(b, a.TokenLabels)
+	return append(b, '}')
 }
 
 // MarshalJSON writes the instance as it stands in a Status.
@@ -267,6 +287,7 @@ func (in *InstanceStatus) appendJSON(b []byte) []byte {
 	}
 	b = append(b, `,"since":`...)
 	b = appendTime(b, in.Since)
+	b = appendUsage(b, in.Usage)
 	return append(b, '}')
 }
 

@@ -22,6 +22,7 @@ func totalsToWire(t *stats.Totals) *pb.Totals {
 		BytesIn: t.BytesIn, BytesOut: t.BytesOut,
 		Latency: histogramToWire(&t.Latency), FirstByte: histogramToWire(&t.FirstByte),
 		Active: t.Active, Streams: t.Streams,
+		Usage: usageToWire(&t.Usage),
 	}
 	for r, n := range t.Reasons {
 		if n > 0 {
@@ -50,6 +51,7 @@ func totalsFromWire(w *pb.Totals) stats.Totals {
 		BytesIn: w.GetBytesIn(), BytesOut: w.GetBytesOut(),
 		Latency: histogramFromWire(w.GetLatency()), FirstByte: histogramFromWire(w.GetFirstByte()),
 		Active: w.GetActive(), Streams: w.GetStreams(),
+		Usage: usageFromWire(w.GetUsage()),
 	}
 	for _, c := range w.GetReasons() {
 		if r, ok := lb.ParseReason(c.GetReason()); ok {
@@ -75,16 +77,19 @@ func histogramFromWire(w *pb.Histogram) stats.Histogram {
 	return stats.Histogram{Offset: offset, Counts: counts[:min(len(counts), stats.NumBucket-offset)]}
 }
 
+// applicationToWire leaves the labels out: they go apart, when they change.
 func applicationToWire(name string, a *ApplicationStatus) *pb.ApplicationStatus {
 	w := &pb.ApplicationStatus{
 		Name: name, TotalRequests: a.TotalRequests, Errors: a.Errors, Active: a.Active,
 		Instances: make([]*pb.InstanceStatus, 0, len(a.Instances)),
+		Usage:     usageStatusToWire(a.Usage),
 	}
 	for n, in := range a.Instances {
 		i := &pb.InstanceStatus{
 			Name: n, Requests: in.Requests, Errors: in.Errors, Retries: in.Retries,
 			Active: in.Active, Streams: in.Streams, Status: in.Status, State: string(in.State),
 			BytesIn: in.BytesIn, BytesOut: in.BytesOut, SinceUnixMilli: in.Since.UnixMilli(),
+			Usage: usageStatusToWire(in.Usage),
 		}
 		if in.Latency != (LatencyQuantiles{}) {
 			i.LatencyMs = []float64{in.Latency.P50, in.Latency.P90, in.Latency.P99}
@@ -104,6 +109,7 @@ func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 	a := &ApplicationStatus{
 		TotalRequests: w.GetTotalRequests(), Errors: w.GetErrors(), Active: w.GetActive(),
 		Instances: make(map[string]*InstanceStatus, len(w.GetInstances())),
+		Usage:     usageStatusFromWire(w.GetUsage()),
 	}
 	for _, i := range w.GetInstances() {
 		in := &InstanceStatus{
@@ -112,6 +118,7 @@ func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 			Status: i.GetStatus(), State: lb.State(i.GetState()),
 			BytesIn: i.GetBytesIn(), BytesOut: i.GetBytesOut(),
 			Since: time.UnixMilli(i.GetSinceUnixMilli()).UTC(),
+			Usage: usageStatusFromWire(i.GetUsage()),
 		}
 		if q := i.GetLatencyMs(); len(q) >= 3 {
 			in.Latency = LatencyQuantiles{P50: q[0], P90: q[1], P99: q[2]}

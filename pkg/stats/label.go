@@ -51,6 +51,21 @@ func (a *App) Label(name string) *Label {
 	return l
 }
 
+// Labels returns the labels of an application that have been made, in no order.
+func (r *Registry) Labels(app string) []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	a := r.apps[app]
+	if a == nil {
+		return nil
+	}
+	names := make([]string, 0, len(a.labels))
+	for name := range a.labels {
+		names = append(names, name)
+	}
+	return names
+}
+
 // Name returns the label, or Overflow.
 func (l *Label) Name() string { return l.key.Label }
 
