@@ -101,8 +101,8 @@ func cleanEnv(path string) []string {
 	return out
 }
 
-// cluster is the one that `make up` would start, in a directory of its own.
-type cluster struct {
+// upCluster is the cluster that `make up` would start, in a directory of its own.
+type upCluster struct {
 	dir string // holds bin, examples and data, as a checkout does
 	cmd *exec.Cmd
 	log *bytes.Buffer // written by cmd; read after it has ended
@@ -114,7 +114,7 @@ var ports = []string{":8082", ":8083", "127.0.0.1:9180", "127.0.0.1:9182", "127.
 	"127.0.0.1:2379", "127.0.0.1:2380", "127.0.0.1:5001", "127.0.0.1:5002", "127.0.0.1:5003"}
 
 var (
-	up     *cluster // started by the first test that needs it; ended by TestMain
+	up     *upCluster // started by the first test that needs it; ended by TestMain
 	upOnce sync.Once
 	upErr  error
 )
@@ -123,7 +123,7 @@ var errPorts = errors.New("taken")
 
 // startedCluster returns the cluster that all tests share. Where another
 // program holds one of its ports it waits for that, and then skips the test.
-func startedCluster(t *testing.T) *cluster {
+func startedCluster(t *testing.T) *upCluster {
 	t.Helper()
 	dir := bin(t)
 	upOnce.Do(func() { up, upErr = start(dir) })
@@ -136,11 +136,11 @@ func startedCluster(t *testing.T) *cluster {
 	return up
 }
 
-func start(programs string) (*cluster, error) {
+func start(programs string) (*upCluster, error) {
 	if err := awaitPorts(2 * time.Minute); err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: filepath.Join(scratch, "difylb"), log: new(bytes.Buffer), end: make(chan error, 1)}
+	c := &upCluster{dir: filepath.Join(scratch, "difylb"), log: new(bytes.Buffer), end: make(chan error, 1)}
 	if err := os.MkdirAll(filepath.Join(c.dir, "examples"), 0o755); err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ func start(programs string) (*cluster, error) {
 }
 
 // awaitReady waits until every instance has been probed.
-func (c *cluster) awaitReady() error {
+func (c *upCluster) awaitReady() error {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		body, err := fetch("http://127.0.0.1:8083/status", "")
@@ -210,7 +210,7 @@ func (c *cluster) awaitReady() error {
 	}
 }
 
-func (c *cluster) stop() error {
+func (c *upCluster) stop() error {
 	if err := c.cmd.Process.Signal(os.Interrupt); err != nil {
 		return err
 	}
@@ -280,7 +280,7 @@ const blockTime = 90 * time.Second
 
 // shell runs a block as a reader would type it: exported variables last from
 // block to block, given that state is the same file.
-func (c *cluster) shell(text, state string) (string, error) {
+func (c *upCluster) shell(text, state string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), blockTime)
 	defer cancel()
 	script := `[ -e "$DOCS_STATE" ] && . "$DOCS_STATE"

@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 )
@@ -288,4 +290,44 @@ func TestChangelog_KeepsItsForm(t *testing.T) {
 			t.Errorf("heading %q is none of Keep a Changelog", m[1])
 		}
 	}
+}
+
+// keyNames stand for the keys of the Status document's maps.
+var keyNames = map[string]string{"applications": "<app>", "instances": "<instance>", "token_labels": "<label>", "cost": "<currency>"}
+
+// statusPaths lists the values of the Status document.
+func statusPaths(typ reflect.Type, path, last string) []string {
+	switch {
+	case typ.Kind() == reflect.Pointer:
+		return statusPaths(typ.Elem(), path, last)
+	case typ.Kind() == reflect.Map:
+		return statusPaths(typ.Elem(), path+"."+keyNames[last], "")
+	case typ.Kind() != reflect.Struct || typ == reflect.TypeFor[time.Time]():
+		return []string{path}
+	}
+	var out []string
+	if typ.Name() == "UsageStatus" { // stands in several places and is described once
+		out, path = append(out, path), "usage"
+	}
+	for i := range typ.NumField() {
+		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		out = append(out, statusPaths(typ.Field(i).Type, strings.TrimPrefix(path+"."+name, "."), name)...)
+	}
+	return out
+}
+
+func TestAPI_HasEveryFieldOfTheStatusDocument(t *testing.T) {
+	page := readPage(t, "docs/api.md")
+	var documented []string
+	for _, row := range page.rows("`GET /status`") {
+		first := ""
+		for _, c := range codes(row[0]) {
+			if rest, ok := strings.CutPrefix(c, "."); ok { // another value of the same object
+				c = first[:strings.LastIndexByte(first, '.')+1] + rest
+			}
+			first = c
+			documented = append(documented, c)
+		}
+	}
+	sameNames(t, "/status", statusPaths(reflect.TypeFor[cluster.Status](), "", ""), documented)
 }

@@ -304,3 +304,33 @@ func TestOperation_HasEveryMetric(t *testing.T) {
 		}
 	}
 }
+
+// What is not there yet is said, and no longer said once it is there.
+func TestPages_SayWhatIsMissing(t *testing.T) {
+	c := startedCluster(t)
+	chat := `curl -sf -o /dev/null http://127.0.0.1:8082/v1/chat-messages -H 'Authorization: Bearer usertoken--customer-service-v1' \
+  -H 'Content-Type: application/json' -d '{"query":"hi","inputs":{},"user":"alice","response_mode":"blocking"}'; sleep 2`
+	if out, err := c.shell(chat, filepath.Join(t.TempDir(), "x")); err != nil {
+		t.Fatal(err, out)
+	}
+	status, err := fetch("http://127.0.0.1:8083/status", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dashboard := fetch("http://127.0.0.1:9180/", "")
+	for _, limit := range []struct {
+		page, words string
+		there       bool
+	}{
+		{"docs/api.md", "Proxies do not count it yet", strings.Contains(status, `"usage"`)},
+		{"docs/README.md", "proxies do not count it yet", strings.Contains(status, `"usage"`)},
+		{"docs/README.md", "There is no dashboard", dashboard == nil},
+	} {
+		switch said := strings.Contains(readPage(t, limit.page).text, limit.words); {
+		case limit.there && said:
+			t.Errorf("%s says %q, but it is there now: document it", limit.page, limit.words)
+		case !limit.there && !said:
+			t.Errorf("%s does not say %q any more, but it is not there", limit.page, limit.words)
+		}
+	}
+}
