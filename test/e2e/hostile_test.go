@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +29,7 @@ func TestHostile_TrafficIsRefusedAndTheProxySurvives(t *testing.T) {
 	}, "--max-body", "20m")
 	p := c.proxies[0]
 	addr := p.url[len("http://"):]
+	settled := c.settled(p)
 	auth := "Authorization: Bearer " + app.token + "\r\n"
 	head := func(more string) string {
 		return "POST /v1/chat-messages HTTP/1.1\r\nHost: x\r\n" + auth + "Content-Type: application/json\r\n" + more
@@ -42,13 +45,11 @@ func TestHostile_TrafficIsRefusedAndTheProxySurvives(t *testing.T) {
 		{"a length that is no number", head("Content-Length: 0x10\r\n\r\n"), []int{400}, "bad_request"},
 		{"a negative length", head("Content-Length: -1\r\n\r\n"), []int{400}, "bad_request"},
 		{"two lengths", head("Content-Length: 36\r\nContent-Length: 37\r\n\r\n") + plain, []int{400}, "bad_request"},
-		{"length and chunks", head("Content-Length: 36\r\nTransfer-Encoding: chunked\r\n\r\n") + "0\r\n\r\n", []int{400}, "bad_request"},
 		{"another coding", head("Transfer-Encoding: gzip, chunked\r\n\r\n") + "0\r\n\r\n", []int{400, 501}, ""},
 		{"a chunk size that overflows", head("Transfer-Encoding: chunked\r\n\r\n") + "fffffffffffffffff\r\n", []int{400}, "bad_request"},
 		{"a chunk without its end", head("Transfer-Encoding: chunked\r\n\r\n") + "3\r\nabcdef\r\n0\r\n\r\n", []int{400}, "bad_request"},
 		{"a header without a name", "GET /v1/info HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", []int{400}, "bad_request"},
 		{"a space before the colon", "GET /v1/info HTTP/1.1\r\nHost : x\r\n\r\n", []int{400}, "bad_request"},
-		{"a folded header", "GET /v1/info HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n" + auth + "\r\n", []int{400}, "bad_request"},
 		{"no host", "GET /v1/info HTTP/1.1\r\n" + auth + "\r\n", []int{400}, "bad_request"},
 		{"two hosts", "GET /v1/info HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + auth + "\r\n", []int{400}, "bad_request"},
 		{"a control byte", "GET /v1/info HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n", []int{400}, "bad_request"},
@@ -119,16 +120,82 @@ func TestHostile_TrafficIsRefusedAndTheProxySurvives(t *testing.T) {
 	if log := p.log(); strings.Contains(log, "panic") {
 		t.Error("its log tells of a panic")
 	}
+	settled()
 	now, peak := residentBytes(t, p.pid())
-	const bound = 160 << 20
+	const bound = 80 << 20
 	t.Logf("resident memory of the proxy: %d MiB at its highest, %d MiB now", peak>>20, now>>20)
 	if peak > bound {
 		t.Errorf("it held %d MiB, want at most %d", peak>>20, bound>>20)
 	}
-	within(t, 10*time.Second, "all its connections are closed", func() bool {
-		n, err := metric(p.ops, "difylb_instance_active_requests")
-		return err == nil && n == 0
+}
+
+// settled returns a function that waits until a proxy holds no more goroutines
+// and descriptors than now.
+func (c *cluster) settled(p *proxyNode) func() {
+	c.t.Helper()
+	measure := func() (goroutines float64, files int) {
+		clients.CloseIdleConnections()
+		goroutines, err := metric(p.ops, "go_goroutines")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return goroutines, openFiles(c.t, p.pid())
+	}
+	goroutines, files := measure()
+	return func() {
+		c.t.Helper()
+		eventually(c.t, 20*time.Second, p.name+" lets go of everything", func() error {
+			// A few that it keeps: connections to the instances, and this very look.
+			if g, f := measure(); g > goroutines+12 || f > files+8 {
+				return fmt.Errorf("%v goroutines and %d descriptors, before %v and %d", g, f, goroutines, files)
+			}
+			return nil
+		})
+	}
+}
+
+// Two readings of where a message ends are how one request is smuggled inside
+// another: whatever could be read in two ways is refused, reaches no instance,
+// and its connection is closed.
+func TestHostile_AmbiguousFramingIsRefused(t *testing.T) {
+	defect(t, "lb-proxy runs on net/http's parser, which takes Content-Length beside Transfer-Encoding, folded lines and bare line feeds; pkg/h1 is to refuse them")
+	var app application
+	var rec *recorder
+	c := newPair(t, func(c *cluster) []application {
+		var recorders []*recorder
+		app, recorders = c.recordedApplication("ambiguous", 1, unprobed())
+		rec = recorders[0]
+		return []application{app}
 	})
+	addr := c.proxies[0].url[len("http://"):]
+	head := "POST /v1/chat-messages?user=u HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + app.token + "\r\n"
+	inner := "GET /v1/smuggled HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + app.token + "\r\n\r\n"
+	for name, request := range map[string]string{
+		"length and chunks":             head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"chunks and length":             head + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+		"chunked twice":                 head + "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+		"chunked in two lines":          head + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"chunked and identity":          head + "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+		"a tab before chunked":          head + "Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+		"chunked in HTTP/1.0":           strings.Replace(head, "HTTP/1.1", "HTTP/1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"a folded coding":               head + "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+		"a folded header":               head + "A: b\r\n c\r\n\r\n",
+		"lengths that differ":           head + "Content-Length: 0\r\nContent-Length: 5\r\n\r\n12345",
+		"a list of lengths":             head + "Content-Length: 0, 5\r\n\r\n12345",
+		"a length with a sign":          head + "Content-Length: +0\r\n\r\n",
+		"a bare line feed in the head":  head + "A: b\nContent-Length: 0\r\n\r\n",
+		"a bare carriage return":        head + "A: b\rContent-Length: 5\r\n\r\n",
+		"a chunk size with a sign":      head + "Transfer-Encoding: chunked\r\n\r\n+0\r\n\r\n",
+		"a bare line feed after a size": head + "Transfer-Encoding: chunked\r\n\r\n0\n\r\n",
+		"a line feed in an extension":   head + "Transfer-Encoding: chunked\r\n\r\n0;a\nb\r\n\r\n",
+	} {
+		if status, closed := rawThen(t, addr, request+inner); status/100 != 4 && status != http.StatusNotImplemented || !closed {
+			t.Errorf("%s: status %d, closed %t", name, status, closed)
+		}
+		for _, a := range rec.arrivals() {
+			t.Errorf("%s: %s %s reached the instance", name, a.method, a.target)
+		}
+	}
 }
 
 // flood sends 200 MB bodies in chunks, whose size nobody knows beforehand, to
@@ -212,4 +279,26 @@ func raw(t testing.TB, addr, request string) (status int, body []byte) {
 		return resp.StatusCode, []byte(err.Error())
 	}
 	return resp.StatusCode, body
+}
+
+// rawThen is raw for the status, and says whether nothing but the end follows
+// the answer.
+func rawThen(t testing.TB, addr, request string) (status int, closed bool) {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	go func() { _, _ = io.WriteString(conn, request) }() // ends with the connection
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return 0, errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	_, err = in.ReadByte()
+	return resp.StatusCode, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }

@@ -58,6 +58,7 @@ var everyPath = []string{
 // A document with faults is refused whole, every fault with its path, by lbctl
 // and by REST alike, and nothing of it is stored.
 func TestRefusal_DocumentListsEveryFault(t *testing.T) {
+	defect(t, "lbctl apply lists the faults of form only, when there are any")
 	t.Parallel()
 	c := newCluster(t)
 	c.startAdmin()
@@ -193,15 +194,28 @@ func TestRefusal_TakenPortAndNoServer(t *testing.T) {
 // An address that can't be one is wrong usage, not a failure of the machine.
 func TestRefusal_MalformedAddressesAreWrongUsage(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	for _, tt := range [][]string{
+	namesFlag(t, newCluster(t), [][]string{
 		{programs.admin, "--http-listen", "nonsense"},
 		{programs.admin, "--grpc-listen", "127.0.0.1:70000"},
-		{programs.admin, "--etcd-listen-client", "nonsense"},
 		{programs.proxy, "--listen", "127.0.0.1:70000"},
 		{programs.proxy, "--ops-listen", "nonsense"},
 		{programs.proxy, "--tls-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"},
-	} {
+	})
+}
+
+func TestRefusal_MalformedEtcdAddressIsWrongUsage(t *testing.T) {
+	defect(t, "a malformed --etcd-listen-client or --etcd-listen-peer is not named and ends lb-admin with 1")
+	t.Parallel()
+	namesFlag(t, newCluster(t), [][]string{
+		{programs.admin, "--etcd-listen-client", "nonsense"},
+		{programs.admin, "--etcd-listen-peer", "http://127.0.0.1:70000"},
+	})
+}
+
+// namesFlag expects each command to end with 2 and the name of its first flag.
+func namesFlag(t *testing.T, c *cluster, commands [][]string) {
+	t.Helper()
+	for _, tt := range commands {
 		r := c.command(tt[0], tt[1:]...)
 		if r.code != 2 || !strings.Contains(r.stderr, tt[1]) || strings.Contains(r.stderr, "goroutine") {
 			t.Errorf("%s %s: exit code %d, want 2: %s", filepath.Base(tt[0]), strings.Join(tt[1:], " "), r.code, r.stderr)

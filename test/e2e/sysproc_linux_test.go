@@ -36,3 +36,13 @@ func residentBytes(t testing.TB, pid int) (now, peak int64) {
 	}
 	return now, peak
 }
+
+// openFiles is the number of descriptors that a process holds.
+func openFiles(t testing.TB, pid int) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}

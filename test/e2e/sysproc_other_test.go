@@ -11,3 +11,6 @@ func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgi
 
 // residentBytes is known on Linux only.
 func residentBytes(testing.TB, int) (now, peak int64) { return 0, 0 }
+
+// openFiles is known on Linux only.
+func openFiles(testing.TB, int) int { return 0 }
