@@ -149,9 +149,7 @@ func (x *exchange) checkHead() *refusal {
 	case x.method == http.MethodConnect || x.method == http.MethodTrace:
 		return &refusal{reason: lb.ReasonNotImplemented, message: "the method " + x.method + " is not supported", close: true}
 	}
-	if len(x.r.Header["Transfer-Encoding"]) > 0 || x.r.URL.User != nil || len(x.r.Header["Content-Type"]) > 1 {
-		// A transfer coding in HTTP/1.0 (net/http has taken it out of HTTP/1.1
-		// heads), and two opinions on what the body is.
+	if x.r.URL.User != nil || len(x.r.Header["Content-Type"]) > 1 { // two opinions on what the body is
 		return &refusal{reason: lb.ReasonBadRequest, message: "the request head is malformed", close: true}
 	}
 	fields := 0

@@ -503,7 +503,7 @@ func (a *attempt) copy(resp *http.Response, watcher *dify.Watcher) error {
 			}
 			// With the last piece of a known length net/http flushes by itself.
 			left -= int64(n)
-			if werr := a.pass((*buf)[:n], left != 0 && err == nil); werr != nil {
+			if werr := a.pass((*buf)[:n], left != 0 && err != io.EOF); werr != nil {
 				return werr
 			}
 		}
