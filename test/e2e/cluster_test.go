@@ -56,8 +56,13 @@ type proxyNode struct {
 
 func newCluster(t testing.TB) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir(), logLevel: "debug"}
-	var err error
+	// Not t.TempDir: an interrupted run removes scratch and all below it.
+	dir, err := os.MkdirTemp(scratch, strings.ReplaceAll(t.Name(), "/", "-")+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	c := &cluster{t: t, dir: dir, logLevel: "debug"}
 	if c.answers, err = os.Create(filepath.Join(c.dir, "answers.log")); err != nil {
 		t.Fatal(err)
 	}

@@ -50,13 +50,6 @@ func (s *standinNode) counts() standin.Counts {
 	return c
 }
 
-func (s *standinNode) requests() []standin.Request {
-	s.t.Helper()
-	var r []standin.Request
-	s.control("requests", &r)
-	return r
-}
-
 func (s *standinNode) control(what string, answer any) {
 	s.t.Helper()
 	code, body, err := get("http://" + s.addr + "/_standin/" + what)
