@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// requestHead is what an SDK behind a proxy sends: ten fields, 414 bytes.
+// requestHead is what an SDK behind a proxy sends: ten fields, 386 bytes.
 var requestHead = []byte("POST /v1/chat-messages HTTP/1.1\r\n" +
 	"Host: dify.example.com:8082\r\n" +
 	"User-Agent: python-requests/2.32.3\r\n" +
