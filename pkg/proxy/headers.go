@@ -157,6 +157,24 @@ func (x *exchange) baseHeader(trusted bool) http.Header {
 		delete(h, "X-Idempotency-Key")
 		h["x-idempotency-key"] = key
 	}
+	x.setForwarding(h, trusted)
+	h.Set("X-Request-Id", x.id)
+	if trailers {
+		h.Set("Te", "trailers")
+	}
+	if upgradeAllowed(upgrade) && x.r.ProtoAtLeast(1, 1) {
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", upgrade)
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = []string{""} // keeps net/http from adding its own
+	}
+	return h
+}
+
+// setForwarding tells the instance about the client. What a trusted proxy says
+// of those before it is kept.
+func (x *exchange) setForwarding(h http.Header, trusted bool) {
 	prior, proto, host := "", "", ""
 	if trusted {
 		prior = strings.Join(h["X-Forwarded-For"], ", ")
@@ -188,18 +206,6 @@ func (x *exchange) baseHeader(trusted bool) http.Header {
 	if host != "" {
 		h.Set("X-Forwarded-Host", host)
 	}
-	h.Set("X-Request-Id", x.id)
-	if trailers {
-		h.Set("Te", "trailers")
-	}
-	if upgradeAllowed(upgrade) && x.r.ProtoAtLeast(1, 1) {
-		h.Set("Connection", "Upgrade")
-		h.Set("Upgrade", upgrade)
-	}
-	if _, ok := h["User-Agent"]; !ok {
-		h["User-Agent"] = []string{""} // keeps net/http from adding its own
-	}
-	return h
 }
 
 // answerHeader copies an instance's head to the client's.
