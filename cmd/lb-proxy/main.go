@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"os"
 	"time"
 
@@ -20,12 +19,12 @@ func main() { os.Exit(daemon.Main(command())) }
 
 // options are the flags as they are parsed.
 type options struct {
-	plane   dataplane.Options
-	etcd    daemon.EtcdOptions
-	maxBody daemon.SizeValue
-	adminCA string
-	level   string
-	format  string
+	plane    dataplane.Options
+	etcd     daemon.EtcdOptions
+	maxBody  daemon.SizeValue
+	adminTLS struct{ ca, cert, key string }
+	level    string
+	format   string
 }
 
 func command() *cobra.Command {
@@ -53,7 +52,9 @@ beats the file.`,
 	f.StringVar(&p.TLSKey, "tls-key", "", "PEM `file` with the certificate's key")
 	f.StringVar(&p.OpsListen, "ops-listen", "127.0.0.1:9182", "`address` for /metrics, /health, /readyz and /debug/pprof/; empty for none")
 	o.etcd.AddFlags(f, []string{"http://127.0.0.1:2379"}, "etcd's client `URLs`")
-	f.StringVar(&o.adminCA, "admin-cacert", "", "PEM `file` with the CA of lb-admins that speak TLS (default: the system's)")
+	f.StringVar(&o.adminTLS.ca, "admin-cacert", "", "PEM `file` with the CA of lb-admins that speak TLS (default: the system's)")
+	f.StringVar(&o.adminTLS.cert, "admin-cert", "", "PEM `file` with the client certificate that lb-admins started with --client-ca want")
+	f.StringVar(&o.adminTLS.key, "admin-key", "", "PEM `file` with the key of --admin-cert")
 	f.StringVar(&p.NodeID, "node-id", daemon.DefaultNodeID(), "`name` of this node, unique per lb-proxy")
 	f.StringVar(&p.DataDir, "data-dir", "./data/lb-proxy", "`directory` for the last good configuration")
 	f.StringVar(&p.AccessLog, "access-log", "-", "`file` for the access log, - for standard output, or off; reopened on SIGHUP")
@@ -130,12 +131,6 @@ func (o *options) complete() error {
 		return err
 	}
 	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, TLS: tlsConfig, Username: o.etcd.User, Password: password}
-	if o.adminCA != "" {
-		pool, err := daemon.LoadCAs("--admin-cacert", o.adminCA)
-		if err != nil {
-			return err
-		}
-		p.AdminTLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	}
-	return nil
+	p.AdminTLS, err = daemon.ClientTLS("admin-cacert", o.adminTLS.ca, "admin-cert", o.adminTLS.cert, "admin-key", o.adminTLS.key)
+	return err
 }

@@ -89,6 +89,7 @@ func (c *cli) report(err error) int {
 	var usage *usageError
 	var doc *documentError
 	var problem *admin.ProblemError
+	var unreachable *unreachableError
 	switch {
 	case errors.As(err, &usage):
 		say("lbctl: %s", err)
@@ -102,6 +103,9 @@ func (c *cli) report(err error) int {
 			return exitUsage
 		}
 		return exitRefused
+	case errors.As(err, &unreachable):
+		say("lbctl: %s", err)
+		return exitUnreachable
 	case errors.As(err, &problem):
 		c.reportProblem(err, problem, say)
 		return exitRefused

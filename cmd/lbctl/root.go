@@ -145,6 +145,7 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		c.completionCommand(),
 		c.upCommand(),
 		c.standinCommand(),
+		c.healthcheckCommand(),
 		c.versionCommand(),
 	)
 	return root

@@ -59,7 +59,7 @@ func (o *EtcdOptions) Validate() error {
 	if !strings.HasPrefix(o.Prefix, "/") || strings.HasSuffix(o.Prefix, "/") || strings.Contains(o.Prefix, "//") {
 		return Usagef("--etcd-prefix: %q is not a prefix such as /difylb: it begins with / and does not end with it", o.Prefix)
 	}
-	if (o.Cert == "") != (o.Key == "") {
+	if (o.Cert == "") != (o.Key == "") { // before anything is read
 		return Usagef("--etcd-cert and --etcd-key go together; only one is given")
 	}
 	if o.PasswordFile != "" && o.User == "" {
@@ -89,18 +89,35 @@ func (o *EtcdOptions) TLS() (*tls.Config, error) {
 	if !secure {
 		return nil, nil
 	}
+	c, err := ClientTLS("etcd-cacert", o.CACert, "etcd-cert", o.Cert, "etcd-key", o.Key)
+	if c == nil && err == nil {
+		c = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	return c, err
+}
+
+// ClientTLS reads the settings of a client: the CAs that it trusts (none
+// given: the system's) and its own certificate. nil when no file is given.
+// Errors are UsageErrors that name the flag.
+func ClientTLS(caFlag, ca, certFlag, cert, keyFlag, key string) (*tls.Config, error) {
+	if (cert == "") != (key == "") {
+		return nil, Usagef("--%s and --%s go together; only one is given", certFlag, keyFlag)
+	}
+	if ca == "" && cert == "" {
+		return nil, nil
+	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CACert != "" {
-		pool, err := LoadCAs("--etcd-cacert", o.CACert)
+	if ca != "" {
+		pool, err := LoadCAs("--"+caFlag, ca)
 		if err != nil {
 			return nil, err
 		}
 		c.RootCAs = pool
 	}
-	if o.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
-			return nil, Usagef("--etcd-cert, --etcd-key: %w", err)
+			return nil, Usagef("--%s, --%s: %w", certFlag, keyFlag, err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
