@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -342,4 +343,65 @@ func TestEtcd_WipedStoreIsNotBelieved(t *testing.T) {
 			t.Errorf("%s is not ready: %d, %v", p.name, code, err)
 		}
 	}
+}
+
+// etcd hangs with its connections open, which nothing but silence tells, and
+// then dies: lb-admin answers with words and in time, proxies stay ready and
+// say how old their configuration is, and all is well by itself afterwards.
+func TestEtcd_GoneWhileTheOthersLive(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	etcd := c.startEtcd(1)[0]
+	c.startAdmin()
+	app, _ := c.chatApplication("patient", 2, probed())
+	c.apply(document(t, app))
+	c.startProxy()
+	c.startProxy()
+	c.awaitNodes(2)
+	user := app.ownedBy(t, app.instances[0].name, users("patient", 30))[0]
+	l := startLoad(t, traffic{token: app.token, users: users("patient", 30), proxies: c.proxyURLs, rate: 30, streams: 4, tokens: 3, gap: 10 * time.Millisecond})
+	drain := []string{"instance", "drain", app.name, app.instances[0].name}
+
+	etcd.signal(syscall.SIGSTOP)
+	begun := time.Now()
+	r := c.lbctl(drain...)
+	t.Logf("etcd hangs: a change was refused after %s: %s", time.Since(begun).Round(10*time.Millisecond), strings.TrimSpace(r.stderr))
+	if r.code != 1 || !strings.Contains(r.stderr, "etcd") {
+		t.Errorf("etcd hangs: lbctl ends with %d, want 1: %s", r.code, r.stderr)
+	}
+	if d := time.Since(begun); d > 15*time.Second {
+		t.Errorf("etcd hangs: lbctl took %s to say so", d)
+	}
+	for _, p := range c.proxies {
+		eventually(t, 25*time.Second, p.name+" knows that its configuration may be old", func() error {
+			lag, err := metric(p.ops, "difylb_config_lag_seconds")
+			if err == nil && lag == 0 {
+				err = fmt.Errorf("the metric shows no lag")
+			}
+			return err
+		})
+		if err := probe(p.ops + "/readyz"); err != nil {
+			t.Errorf("%s is not ready without etcd: %s", p.name, err)
+		}
+	}
+	if err := probe(c.admins[0].url + "/readyz"); err == nil {
+		t.Error("lb-admin says that it is ready without etcd")
+	}
+	etcd.signal(syscall.SIGCONT)
+	back := time.Now()
+	c.changeSoon(c.admins[0], "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/drain")
+	took := c.inForce(app.token, user, app.instances[1].name, time.Now())
+	t.Logf("etcd goes on: a change went through after %s and was in force after %v more", time.Since(back).Round(10*time.Millisecond), took)
+
+	etcd.kill9()
+	r = c.lbctl("instance", "activate", app.name, app.instances[0].name)
+	if r.code != 1 || !strings.Contains(r.stderr, "etcd") {
+		t.Errorf("etcd is dead: lbctl ends with %d, want 1: %s", r.code, r.stderr)
+	}
+	l.await(30)
+	etcd.process = start(t, c.dir, etcd.name, etcd.cmd.Path, etcd.cmd.Args[1:]...)
+	c.changeSoon(c.admins[0], "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/activate")
+	c.inForce(app.token, user, app.instances[0].name, time.Now())
+	c.awaitNodes(2)
+	noFailures(t, "without etcd", l.stop())
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -87,4 +88,71 @@ func TestShutdown_LetsStreamsEnd(t *testing.T) {
 	if r := <-stream; r.failure == "" {
 		t.Error("the second SIGTERM did not cut the stream")
 	}
+}
+
+// Behind a balancer that heeds /readyz all proxies can be restarted one after
+// the other, streams open and all, and no client notices.
+func TestShutdown_RollingRestartLosesNoRequest(t *testing.T) {
+	t.Parallel()
+	var app application
+	c := newPair(t, func(c *cluster) []application {
+		app, _ = c.chatApplication("rolling", 2, probed())
+		return []application{app}
+	}, "--shutdown-delay", "1s", "--shutdown-grace", "20s")
+	l := startLoad(t, traffic{token: app.token, users: users("passenger", 30), proxies: c.readyProxies(), rate: 50, streams: 4, tokens: 6, gap: 40 * time.Millisecond})
+	l.await(50)
+	for _, p := range c.proxies {
+		p.stop()
+		p.restart()
+		l.await(50) // the balancer has noticed
+	}
+	replies := l.stop()
+	noFailures(t, "while proxies were restarted", replies)
+	by := make(map[string]int)
+	for _, r := range replies {
+		by[r.proxy]++
+	}
+	t.Logf("%d answers, by proxy %v", len(replies), by)
+	if len(by) != 2 {
+		t.Error("one proxy had no traffic")
+	}
+}
+
+// readyProxies returns what a balancer in front of the proxies knows: those
+// that said lately that they are ready.
+func (c *cluster) readyProxies() func() []string {
+	c.t.Helper()
+	var ready atomic.Value
+	look := func() {
+		var urls []string
+		for _, p := range c.proxies {
+			if probe(p.ops+"/readyz") == nil {
+				urls = append(urls, p.url)
+			}
+		}
+		if len(urls) > 0 {
+			ready.Store(urls)
+		}
+	}
+	look()
+	if ready.Load() == nil {
+		c.t.Fatal("no proxy is ready")
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the test
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(100 * time.Millisecond):
+				look()
+			}
+		}
+	}()
+	c.t.Cleanup(func() {
+		close(done)
+		<-ended
+	})
+	return func() []string { return ready.Load().([]string) }
 }
