@@ -28,7 +28,6 @@ type chunkState uint8
 
 const (
 	chunkSize chunkState = iota
-	chunkSpace
 	chunkExt
 	chunkQuoted  // in a quoted string of an extension
 	chunkEscaped // behind a '\\' in there
@@ -108,7 +107,7 @@ func (d *Chunked) Next(p []byte) (data []byte, n int, err error) {
 				return d.fail(i, err)
 			}
 			i++
-		case chunkSpace, chunkExt, chunkQuoted, chunkEscaped:
+		case chunkExt, chunkQuoted, chunkEscaped:
 			var err *Error
 			if i, err = d.extension(p, i); err != nil {
 				return d.fail(i, err)
@@ -170,15 +169,12 @@ func (d *Chunked) afterSize(c byte) *Error {
 	switch {
 	case d.digits == 0:
 		return errChunkSize
-	case c == ';':
-		d.state = chunkExt
-	case isSpace(c):
-		d.state = chunkSpace // good only if an extension follows (BWS, RFC 9112 section 7.1.1)
 	case c == '\n':
 		return errBareLF
-	default:
+	case c != ';': // also a space, which RFC 9112 section 7.1.1 has a recipient take before an extension, and net/http does not
 		return errChunkSize
 	}
+	d.state = chunkExt
 	d.Extras = true
 	d.extLine = 1
 	if d.extTotal++; d.extTotal > d.limits().ChunkExtTotal {
@@ -194,12 +190,6 @@ func (d *Chunked) extension(p []byte, i int) (int, *Error) {
 	for ; i < len(p); i++ {
 		c := p[i]
 		switch {
-		case d.state == chunkSpace:
-			if c == ';' {
-				d.state = chunkExt
-			} else if !isSpace(c) {
-				return i, errChunkSize
-			}
 		case c == '\r' && d.state == chunkExt:
 			d.state = chunkSizeLF
 			return i + 1, nil
@@ -233,7 +223,7 @@ func (d *Chunked) endSize() {
 	if d.digits > 1 && d.left>>(4*(d.digits-1)) == 0 {
 		d.Extras = true
 	}
-	d.digits, d.extLine = 0, 0
+	d.digits = 0
 	d.state = chunkData
 	if d.left == 0 {
 		d.state = chunkTrailer

@@ -13,7 +13,7 @@ var (
 
 // target reads the request target buf[start:end], in which a space would be a malformed byte.
 func (r *Request) target(buf []byte, start, end int) *Error {
-	if start >= end {
+	if start == end {
 		return errRequestLine
 	}
 	r.Target = span(start, end)
