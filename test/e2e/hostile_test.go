@@ -117,9 +117,6 @@ func TestHostile_TrafficIsRefusedAndTheProxySurvives(t *testing.T) {
 	if !p.running() {
 		t.Fatal("the proxy has ended")
 	}
-	if log := p.log(); strings.Contains(log, "panic") {
-		t.Error("its log tells of a panic")
-	}
 	settled()
 	now, peak := residentBytes(t, p.pid())
 	const bound = 80 << 20

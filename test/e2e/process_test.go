@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -114,6 +115,7 @@ func start(t testing.TB, dir, name, program string, args ...string) *process {
 	}()
 	t.Cleanup(func() {
 		p.kill9()
+		p.checkLog()
 		if t.Failed() {
 			p.showTail()
 		}
@@ -175,6 +177,18 @@ func (p *process) stop() {
 
 func (p *process) output() string { return readFile(p.t, p.stdout) }
 func (p *process) log() string    { return readFile(p.t, p.stderr) }
+
+// checkLog reports what must not stand in the log of any program, whatever was
+// done to it. The second is found when the programs were built with -race.
+func (p *process) checkLog() {
+	p.t.Helper()
+	log := p.log()
+	for _, bad := range []string{"panic", "DATA RACE", "fatal error: "} {
+		if i := strings.Index(log, bad); i >= 0 {
+			p.t.Errorf("%s logged %q: %.3000s", p.name, bad, log[i:])
+		}
+	}
+}
 
 func (p *process) showTail() {
 	for _, path := range []string{p.stdout, p.stderr} {

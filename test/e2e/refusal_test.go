@@ -97,10 +97,14 @@ func TestRefusal_DocumentListsEveryFault(t *testing.T) {
 
 func lists(t testing.TB, who, said string, want []string) {
 	t.Helper()
+	var missing []string
 	for _, path := range want {
 		if !strings.Contains(said, path) {
-			t.Errorf("%s does not name %s", who, path)
+			missing = append(missing, path)
 		}
+	}
+	if len(missing) > 0 {
+		t.Errorf("%s does not name %d of %d faults: %s", who, len(missing), len(want), strings.Join(missing, " "))
 	}
 }
 
