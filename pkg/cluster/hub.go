@@ -361,7 +361,6 @@ func (h *Hub) view(app *lb.Application, now time.Time) *view {
 	if old == nil {
 		old = &view{status: &ApplicationStatus{}}
 	}
-	a.Usage = a.Usage.raised(old.status.Usage)
 	labels := h.labels(app.Name, a, old.labels)
 	a.raise(old.status)
 	for name := range old.status.Instances {

@@ -379,7 +379,10 @@ func TestLink_StalledAdminLosesOnlyItsOwnStream(t *testing.T) {
 			lb.Node{ID: "stuck", Role: lb.RoleAdmin, GRPC: ln.Addr().String()},
 			lb.Node{ID: "mute", Role: lb.RoleAdmin, GRPC: mute.Addr().String()})
 	})
-	p := c.link("proxy1", "b1")
+	// The healthy one, too, may take a while over what comes below.
+	slow := quick
+	slow.stalled = 2 * time.Second
+	p := c.linkWith("proxy1", "b1", slow)
 	<-stuck.begun
 	c.hub("admin1", "127.0.0.1:0")
 	p.requests("dify1", 3, lb.ReasonOK)

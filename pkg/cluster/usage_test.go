@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -396,6 +397,50 @@ func TestDocument_WhatWasShownDoesNotChange(t *testing.T) {
 		}
 		if got := d.apps["shop"].shown.TokenLabels["web"].Requests; got != n {
 			t.Fatalf("%d requests shown, want %d", got, n)
+		}
+	}
+}
+
+func TestDocument_LabelsGoOnFromWhatWasToldLast(t *testing.T) {
+	r := stats.NewRegistry(1)
+	l := &testLink{registry: r}
+	l.answered("dify1", "web", dollars(2, 1)) // is part of what the lb-admin tells
+	d := document{apps: make(map[string]*shownApp)}
+	d.take(&pb.StatusUpdate{Applications: []*pb.ApplicationStatus{{Name: "shop", Usage: &pb.Usage{TotalTokens: 10}}},
+		Labels: []*pb.LabelStatus{{App: "shop", Label: "web", Requests: 5, Usage: &pb.Usage{TotalTokens: 10}}}}, r)
+	// The application changes, the label does not.
+	d.take(&pb.StatusUpdate{Applications: []*pb.ApplicationStatus{{Name: "shop", TotalRequests: 1, Usage: &pb.Usage{TotalTokens: 10}}}}, r)
+	l.answered("dify1", "web", dollars(3, 1))
+	a := d.own(lb.NewApplication("shop"), &lb.Snapshot{}, r, nil, time.Time{})
+	if web := a.TokenLabels["web"]; web.Requests != 6 || web.Usage.TotalTokens != 13 {
+		t.Errorf("%+v, %+v", web, web.Usage)
+	}
+}
+
+func TestLink_ReportsLabelsThatChanged(t *testing.T) {
+	l := &testLink{registry: stats.NewRegistry(1)}
+	l.answered("dify1", "web", dollars(2, 1))
+	l.answered("dify1", "cli", dollars(2, 1))
+	p := &peer{link: NewLink(LinkOptions{Registry: l.registry, Log: zerolog.Nop()})}
+	var sent reported
+	labels := func() (names []string) {
+		for m := range p.messages(&sent) {
+			for _, s := range m.GetReport().GetLabels() {
+				names = append(names, s.GetLabel())
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	for i, want := range [][]string{{"cli", "web"}, nil, {"web"}, {"cli", "web"}} {
+		switch i {
+		case 2:
+			l.registry.App("shop").Label("web").Begin(0)
+		case 3:
+			p.resync = true
+		}
+		if got := labels(); !slices.Equal(got, want) {
+			t.Errorf("report %d holds %v, want %v", i, got, want)
 		}
 	}
 }
