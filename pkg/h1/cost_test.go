@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
+var roomy = Limits{Head: 4 << 20, RequestLine: 4 << 20, Fields: maxFields}.WithDefaults()
+
 // drip gives a parser one byte more at a time and returns how long that took.
-func drip(t *testing.T, head []byte) time.Duration {
-	lim := Limits{Head: 4 << 20, RequestLine: 4 << 20, Fields: maxFields}.WithDefaults()
-	var r Request
+func drip(t *testing.T, r *Request, head []byte) time.Duration {
+	r.Reset()
 	start := time.Now()
 	for i := 1; i <= len(head); i++ {
-		if _, err := r.Parse(head[:i], &lim); (err == nil) != (i == len(head)) {
+		if _, err := r.Parse(head[:i], &roomy); (err == nil) != (i == len(head)) {
 			t.Fatalf("%d bytes of %d: %v", i, len(head), err)
 		}
 	}
@@ -21,8 +22,7 @@ func drip(t *testing.T, head []byte) time.Duration {
 }
 
 // A head that comes a byte at a time must cost per byte what it costs in one
-// piece, or a slow client buys seconds of our time with kilobytes of its own. 16
-// times the bytes would take 256 times as long if any were looked at again and again.
+// piece, or a slow client buys seconds of our time with kilobytes of its own.
 func TestRequest_ByteByByteIsLinear(t *testing.T) {
 	for name, head := range map[string]func(size int) []byte{
 		"one long field": dripHead,
@@ -36,16 +36,26 @@ func TestRequest_ByteByByteIsLinear(t *testing.T) {
 			return []byte("GET / HTTP/1.1\r\nHost: a\r\nX:" + strings.Repeat(" ", size) + "\r\n\r\n")
 		},
 	} {
-		best := func(size int) time.Duration {
-			head, d := head(size), time.Hour
-			for range 5 {
-				d = min(d, drip(t, head))
+		// Counted: each call begins to look where the one before it ended.
+		var r Request
+		raw, fields := head(16<<10), 0
+		for i := 1; i < len(raw); i++ {
+			if _, err := r.Parse(raw[:i], &roomy); err != ErrIncomplete || r.scanned != i && i > 1 || len(r.Fields) < fields {
+				t.Fatalf("%s: after %d bytes the search for a line's end goes on at %d, %v", name, i, r.scanned, err)
 			}
-			return d
+			fields = len(r.Fields)
 		}
-		small, large := best(16<<10), best(256<<10)
-		if large > 80*small {
-			t.Errorf("%s: 16 KiB in %v, 256 KiB in %v", name, small, large)
+		// Timed: 16 times the bytes would take 256 times as long if any were
+		// looked at again and again. The best of many rounds, since other processes
+		// take the processor away, until it is good enough.
+		small, large := time.Hour, time.Hour
+		for round := 0; large > 80*small || round == 0; round++ {
+			if round == 30 {
+				t.Errorf("%s: 16 KiB in %v, 256 KiB in %v", name, small, large)
+				break
+			}
+			small = min(small, drip(t, &r, raw))
+			large = min(large, drip(t, &r, head(256<<10)))
 		}
 	}
 }
