@@ -52,6 +52,9 @@ func (u *Usage) Add(o *Usage) { u.join(o, saturatingSum) }
 func (u *Usage) Max(o *Usage) { u.join(o, larger) }
 
 func (u *Usage) join(o *Usage, with func(a, b uint64) uint64) {
+	if o.IsZero() {
+		return // most series have none
+	}
 	u.Prompt = with(u.Prompt, o.Prompt)
 	u.Completion = with(u.Completion, o.Completion)
 	u.Total = with(u.Total, o.Total)
