@@ -65,6 +65,7 @@ beats the file.`,
 	f.Var(&p.TrustedProxies, "trusted-proxies", "networks whose X-Forwarded-For and -Proto are kept")
 	f.Var(&p.StatusAllow, "status-allow", "networks that may ask for /status; \"private\" stands for loopback and private ranges")
 	f.BoolVar(&p.DebugHeaders, "debug-headers", false, "tell clients and instances where a request went and why")
+	f.BoolVar(&p.FilesRoute, "files-route", false, "pass /files/ links that instances signed, which need no token, to the instance that signed them")
 	f.StringVar(&p.SpoolDir, "spool-dir", "", "`directory` for large bodies whose user id stands at their end (default: the system's)")
 	f.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	f.StringVar(&o.format, "log-format", "json", "json, or console for people")

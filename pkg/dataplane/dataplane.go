@@ -49,6 +49,7 @@ type Options struct {
 	StatusAllow    daemon.Prefixes
 	DebugHeaders   bool
 	SpoolDir       string
+	FilesRoute     bool // see proxy.Options
 	Log            zerolog.Logger
 	// Now stops the process at once when it ends: a second signal. May be nil.
 	Now context.Context
@@ -109,7 +110,7 @@ func New(opts Options) (_ *Plane, err error) {
 	p.proxy = proxy.New(proxy.Options{
 		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog,
 		Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
-		MaxBody: opts.MaxBody, DebugHeaders: opts.DebugHeaders, SpoolDir: opts.SpoolDir,
+		MaxBody: opts.MaxBody, DebugHeaders: opts.DebugHeaders, SpoolDir: opts.SpoolDir, FilesRoute: opts.FilesRoute,
 		UserHashKey: func() lb.Secret { return p.apply.clusterKey() },
 		OnEject: func(string, string, time.Time) {
 			select {
@@ -249,6 +250,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	for range accepting {
 		<-served
 	}
+	p.proxy.Close()
 	flush, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	if err := p.link.Flush(flush); err != nil {
 		p.log.Warn().Err(err).Msg("the last counters were not acknowledged")

@@ -198,6 +198,13 @@ func (b *body) replayable() bool {
 	return b.kept == b.read && b.err == nil && (b.reading == 0 || b.kept+int64(b.reading) <= memoryBound)
 }
 
+// whole reports whether all of the body has come and is kept.
+func (b *body) whole() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.eof && b.kept == b.read && b.err == nil
+}
+
 // fault returns why the client's body can't be read, nil while it can.
 func (b *body) fault() *bodyError {
 	b.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"difylb/pkg/dify"
 	"difylb/pkg/lb"
 	"difylb/pkg/ring"
+	"difylb/pkg/stats"
 	"difylb/pkg/userid"
 )
 
@@ -30,10 +31,12 @@ type call struct {
 
 	app    *appView
 	token  *lb.UserToken
+	label  *stats.Label // nil for tokens without one
 	user   string
 	source userid.Source
 	point  ring.Point
 
+	search   search
 	tried    []int
 	triedBuf [4]int
 	attempts int
@@ -132,6 +135,9 @@ func (c *call) authorize(values []string) *refusal {
 		return refuse(lb.ReasonUnauthorized, "the user token is not valid")
 	}
 	c.app, c.token = c.v.apps[app.Slot], userToken
+	if c.label = c.app.labels[userToken.Label]; c.label != nil {
+		c.label.Begin(c.shard)
+	}
 	c.app.state.stats.Begin(c.shard)
 	return nil
 }

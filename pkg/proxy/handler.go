@@ -108,6 +108,8 @@ func (x *exchange) serve(trusted bool) *refusal {
 		return x.serveHealth()
 	case x.path == "/status":
 		return x.serveStatus()
+	case x.p.opts.FilesRoute && strings.HasPrefix(x.path, filesPrefix):
+		return x.serveFile(trusted)
 	case !strings.HasPrefix(x.path, "/v1/"):
 		return refuse(lb.ReasonNotFound, "there is nothing here; Dify's API is under /v1/")
 	}

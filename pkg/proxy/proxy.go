@@ -60,6 +60,9 @@ type Options struct {
 	// UserHashKey keys the hash that stands for users in the access log, so
 	// that it can't be computed by who has only the log. May be empty.
 	UserHashKey func() lb.Secret
+	// FilesRoute passes /files/… links, which are good without a token, to the
+	// instance that signed them.
+	FilesRoute bool
 	// OnEject is told when live traffic ejects an instance. It must not block. May be nil.
 	OnEject func(app, instance string, until time.Time)
 	// Limits of what clients may send; zero fields take the defaults.
@@ -108,10 +111,12 @@ type Proxy struct {
 	opts Options
 	log  zerolog.Logger
 
-	view     atomic.Pointer[view] // nil before the first SetTable
-	ips      *limit.Buckets
-	tasks    *taskMemory
-	draining atomic.Bool
+	view          atomic.Pointer[view] // nil before the first SetTable
+	ips           *limit.Buckets
+	tasks         *memory // task → instance
+	conversations *memory // conversation → instance
+	files         *memory // file → address
+	draining      atomic.Bool
 
 	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
 	connections atomic.Int64  // open client connections
@@ -138,9 +143,11 @@ func New(opts Options) *Proxy {
 	}
 	p := &Proxy{
 		opts: opts, log: opts.Log.With().Str("component", "proxy").Logger(),
-		ips:    limit.NewBuckets(opts.Limits.IPKeys),
-		tasks:  newTaskMemory(),
-		states: make(map[string]*appState),
+		ips:           limit.NewBuckets(opts.Limits.IPKeys),
+		tasks:         newMemory(taskLifetime),
+		conversations: newMemory(0),
+		files:         newMemory(time.Hour),
+		states:        make(map[string]*appState),
 	}
 	p.share.Store(1)
 	return p

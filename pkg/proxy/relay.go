@@ -30,7 +30,7 @@ func (x *exchange) forward() *refusal {
 		}
 	}
 	ref := refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
-	for i := x.choose(x.start); i >= 0; {
+	for i := x.begin(); i >= 0; {
 		ref, i = x.attempt(i)
 	}
 	return ref
@@ -44,6 +44,10 @@ const none = -1
 func (x *exchange) attempt(i int) (ref *refusal, next int) {
 	in := x.app.instances[i]
 	if ref := x.enter(in); ref != nil {
+		if x.search.kept != nil {
+			x.answerKept() // nobody who could be asked knows better
+			return nil, none
+		}
 		return ref, none
 	}
 	x.try(i)
@@ -61,8 +65,11 @@ func (x *exchange) attempt(i int) (ref *refusal, next int) {
 	if resp.StatusCode == http.StatusTooManyRequests && a.busy(resp) {
 		a.reason = lb.ReasonBusy
 	}
+	if next, answered := a.lookElsewhere(resp); answered || next >= 0 {
+		return nil, next
+	}
 	if a.reason != lb.ReasonOK {
-		if next := x.next(a.reason, resp.StatusCode); next >= 0 {
+		if next := x.next(i, a.reason, resp.StatusCode); next >= 0 {
 			return nil, next
 		}
 		// Its answer is worth more than one of ours, but for a 401, which the
@@ -78,15 +85,20 @@ func (x *exchange) attempt(i int) (ref *refusal, next int) {
 	return nil, none
 }
 
-// next returns the instance to try after an attempt that ended for that
-// reason, none when that was the last. An instance on trial admits one request
-// at a time, so what is chosen here is to be tried.
-func (x *exchange) next(reason lb.Reason, status int) int {
+// next returns the instance to try after an attempt at instance i that ended
+// for that reason, none when that was the last. An instance on trial admits one
+// request at a time, so what is chosen here is to be tried.
+func (x *exchange) next(i int, reason lb.Reason, status int) int {
 	now := time.Now()
 	if !x.mayRetry(reason, status, now) || (x.body != nil && !x.body.replayable()) {
 		return none
 	}
-	return x.choose(now)
+	next := x.choose(now)
+	for next >= 0 && x.staysHome(i, next) {
+		x.tried = append(x.tried, next)
+		next = x.choose(now)
+	}
+	return next
 }
 
 // enter waits for room at an instance that is at its max_in_flight. Stops pass.
@@ -156,7 +168,19 @@ func (a *attempt) failed(reason lb.Reason) (*refusal, int) {
 			return x.bodyRefusal(fault), none
 		}
 	}
-	return refuse(reason, failureMessage(reason)), x.next(reason, 0)
+	if x.search.kept != nil && !interruption(reason) {
+		next, answered := a.elsewhere()
+		if answered {
+			return nil, none
+		}
+		return nil, next
+	}
+	return refuse(reason, failureMessage(reason)), x.next(a.i, reason, 0)
+}
+
+// interruption reports reasons that end the call, not just an attempt.
+func interruption(reason lb.Reason) bool {
+	return reason == lb.ReasonClientGone || reason == lb.ReasonShutdown
 }
 
 // send writes the request and waits for the head of the answer. A nil response
@@ -361,14 +385,23 @@ func (f *informational) done() {
 const errorBound = 4 << 10
 
 // busy reports whether a 429 is Dify's own concurrency cap, which says that
-// nothing was started. It reads the beginning of the body and puts it back.
+// nothing was started.
 func (a *attempt) busy(resp *http.Response) bool {
+	return dify.Busy(resp.StatusCode, a.code(resp))
+}
+
+// code returns the code of an error answer, "" if it has none that can be
+// read. It reads the beginning of the body and puts it back.
+func (a *attempt) code(resp *http.Response) string {
 	if resp.Header.Get("Content-Encoding") != "" {
-		return false
+		return ""
 	}
 	head, err := io.ReadAll(io.LimitReader(resp.Body, errorBound))
 	resp.Body = putBack{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
-	return err == nil && dify.Busy(resp.StatusCode, dify.ErrorCode(head))
+	if err != nil {
+		return ""
+	}
+	return dify.ErrorCode(head)
 }
 
 type putBack struct {
@@ -544,10 +577,18 @@ func (a *attempt) saw(w *dify.Watcher, seen dify.Seen) {
 	if seen&dify.SawFirst != 0 && a.stream {
 		a.firstByte = time.Since(a.start) // of a stream, the first event that is not a ping
 	}
-	if seen&dify.SawIDs != 0 && a.stream {
-		if task := w.IDs().Task; task != "" {
-			a.x.p.tasks.learn(a.x.app.app.Decl.Name, task, a.route.Decl.Name)
-		}
+	if seen&dify.SawIDs == 0 {
+		return
+	}
+	ids, app, p := w.IDs(), a.x.app.app, a.x.p
+	if a.stream { // what a blocking call ran has ended
+		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name)
+	}
+	if app.Worlds > 1 {
+		p.conversations.learn(app.Decl.Name, ids.Conversation, a.route.Decl.Name)
+	}
+	if p.opts.FilesRoute {
+		p.files.learn("", ids.File, originKey(a.route))
 	}
 }
 
@@ -556,12 +597,24 @@ func (a *attempt) learn(w *dify.Watcher, status int) {
 	x := a.x
 	a.saw(w, w.Close())
 	x.events = uint64(w.Events())
+	if u, ok := w.Usage(); ok {
+		a.in.stats.AddUsage(x.shard, x.label, usageOf(&u))
+	}
 	if code, bad := w.StreamError(); bad {
 		a.reason, x.reason = lb.ReasonStreamError, lb.ReasonStreamError
 		x.p.log.Debug().Str("request_id", x.id).Str("code", code).Msg("error event in stream")
 	} else if dify.ProviderFault(status, w.ErrorCode()) {
 		a.reason, x.reason = lb.ReasonProviderError, lb.ReasonProviderError
 	}
+}
+
+// usageOf brings what an answer has cost into the form that is counted.
+func usageOf(u *dify.Usage) stats.Usage {
+	out := stats.Usage{Prompt: uint64(u.Prompt), Completion: uint64(u.Completion), Total: uint64(u.Total), Answers: 1, Unpriced: uint64(u.Unpriced)}
+	for _, c := range u.Costs() {
+		out.AddCost(stats.Cost{Currency: c.Currency, Nano: uint64(c.Nano)})
+	}
+	return out
 }
 
 // tunnel joins the two connections after the instance agreed to an upgrade.

@@ -61,7 +61,7 @@ func TestStandin_ConversationAndStop(t *testing.T) {
 			part := &r.p.tasks.parts[i]
 			part.mu.Lock()
 			for k := range part.young {
-				task = k.task
+				task = k.id
 			}
 			part.mu.Unlock()
 		}

@@ -15,6 +15,10 @@ import (
 // were only asked to be sure.
 const stopTimeout = 5 * time.Second
 
+// taskLifetime is how long a task's instance is remembered. Dify forgets who
+// owns a task after 30 minutes.
+const taskLifetime = 30 * time.Minute
+
 // forwardStop stops a task where it runs. Dify answers success to every stop,
 // also where nothing was stopped, so a stop that went astray can't be noticed.
 // Where the instance is known the stop goes there and nowhere else; where it is
@@ -68,10 +72,14 @@ func (x *exchange) stopCandidates(own int) []int {
 	return out
 }
 
-// keepWhole reads the body to its end, if that leaves it replayable.
+// keepWhole reads the body to its end, if it is known to fit into memory, and
+// reports whether all of it is kept.
 func (x *exchange) keepWhole() bool {
-	if x.body == nil {
+	if x.body == nil || x.body.whole() {
 		return true
+	}
+	if n := x.body.length(); n < 0 || n > memoryBound {
+		return false
 	}
 	r := x.body.reader()
 	_, err := io.Copy(io.Discard, io.LimitReader(r, memoryBound+1))

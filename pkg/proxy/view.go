@@ -24,6 +24,7 @@ type appView struct {
 	app       *route.App
 	state     *appState
 	instances []*instanceState // in declared order
+	labels    map[string]*stats.Label
 }
 
 // appState is what outlives changes of an application's declaration.
@@ -82,6 +83,15 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 	}
 	st.decl = app.Decl
 	av := &appView{app: app, state: st, instances: make([]*instanceState, len(app.Instances))}
+	for _, t := range app.Decl.UserTokens {
+		if t.Label == "" {
+			continue
+		}
+		if av.labels == nil {
+			av.labels = make(map[string]*stats.Label)
+		}
+		av.labels[t.Label] = st.stats.Label(t.Label)
+	}
 	for i := range app.Instances {
 		av.instances[i] = st.instance(&app.Instances[i])
 	}

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"difylb/pkg/lb"
+	"difylb/pkg/route"
+)
+
+// Answers of Dify hold links such as
+// /files/{id}/file-preview?timestamp=…&nonce=…&sign=…, which are good without
+// a token, for a few minutes, at the instance that signed them and nowhere
+// else. Where an instance writes them relative to the balancer's address they
+// come here. Nothing in a link says who signed it; an instance that did not
+// refuses it, so they are asked in turn, the one that is remembered first.
+
+const (
+	filesPrefix  = "/files/"
+	maxOrigins   = 32               // instances asked for one link
+	filesTimeout = 30 * time.Second // until an instance has begun to answer
+)
+
+// origin is one address that some application has an instance at.
+type origin struct {
+	key      string // address, and scheme
+	upstream *upstream
+	instance string
+	host     string
+	tls      bool
+}
+
+func originKey(in *route.Instance) string {
+	if in.TLS {
+		return "https " + in.Address
+	}
+	return in.Address
+}
+
+// origins lists the distinct addresses of a view's instances that are not disabled.
+func (v *view) origins() []origin {
+	var out []origin
+	seen := make(map[string]bool)
+	for _, a := range v.apps {
+		if a == nil {
+			continue
+		}
+		for i := range a.instances {
+			to := &a.app.Instances[i]
+			key := originKey(to)
+			if seen[key] || to.Decl.State == lb.Disabled || *a.instances[i].health.Load() == lb.Unhealthy {
+				continue
+			}
+			seen[key] = true
+			out = append(out, origin{key, a.instances[i].upstream, to.Decl.Name, to.Host, to.TLS})
+		}
+	}
+	return out
+}
+
+// serveFile passes a signed link to the instance that signed it.
+func (x *exchange) serveFile(trusted bool) *refusal {
+	if x.method != http.MethodGet && x.method != http.MethodHead {
+		return refuse(lb.ReasonNotFound, "signed links are for GET")
+	}
+	if ref := checkTarget(x.path, x.query); ref != nil {
+		return ref
+	}
+	if x.v = x.p.view.Load(); x.v == nil {
+		return refuse(lb.ReasonNoInstance, "this proxy has no configuration yet")
+	}
+	if ref := x.admitAddress(); ref != nil {
+		return ref
+	}
+	id := fileID(x.path)
+	origins := x.v.origins()
+	if known, ok := x.p.files.find("", id); ok {
+		for i := range origins {
+			if origins[i].key == known {
+				origins[0], origins[i] = origins[i], origins[0]
+			}
+		}
+	}
+	x.base = x.baseHeader(trusted)
+	ref := refuse(lb.ReasonNotFound, "no instance knows this link; it may have expired")
+	for _, o := range origins[:min(len(origins), maxOrigins)] {
+		resp, cancel, err := x.askForFile(o)
+		if err != nil {
+			if x.r.Context().Err() != nil {
+				return refuse(lb.ReasonClientGone, "")
+			}
+			ref = refuse(lb.ReasonConnectFailed, "an instance that may have signed this link could not be reached")
+			continue
+		}
+		if resp.StatusCode >= 400 && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
+			resp.Body.Close()
+			cancel()
+			continue
+		}
+		x.p.files.learn("", id, o.key)
+		x.instance = o.instance
+		x.passFile(resp)
+		resp.Body.Close()
+		cancel()
+		return nil
+	}
+	return ref
+}
+
+// fileID takes the id out of /files/{id}/… and /files/tools/{id}.png.
+func fileID(path string) string {
+	rest := strings.TrimPrefix(strings.TrimPrefix(path, filesPrefix), "tools/")
+	if i := strings.IndexAny(rest, "/."); i >= 0 {
+		rest = rest[:i]
+	}
+	if len(rest) > 64 {
+		return ""
+	}
+	return rest
+}
+
+func (x *exchange) askForFile(o origin) (*http.Response, context.CancelFunc, error) {
+	ctx, cancel := context.WithCancel(x.r.Context())
+	scheme := "http"
+	if o.tls {
+		scheme = "https"
+	}
+	req := &http.Request{
+		Method: x.method, URL: &url.URL{Scheme: scheme, Host: o.host, Opaque: x.path, RawQuery: x.query},
+		Header: x.base.Clone(), Host: o.host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	late := time.AfterFunc(filesTimeout, cancel)
+	defer late.Stop()
+	resp, err := o.upstream.transport.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return resp, cancel, nil
+}
+
+func (x *exchange) passFile(resp *http.Response) {
+	x.answerHeader(x.w.Header(), resp.Header)
+	x.status, x.firstByte = resp.StatusCode, time.Since(x.start)
+	x.w.WriteHeader(resp.StatusCode)
+	buf := getBuffer()
+	defer putBuffer(buf)
+	for {
+		n, err := resp.Body.Read(*buf)
+		if n > 0 {
+			_ = x.rc.SetWriteDeadline(time.Now().Add(x.p.opts.Limits.WriteTimeout))
+			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
+				x.reason = lb.ReasonClientGone
+				panic(http.ErrAbortHandler)
+			}
+			x.bytesOut += int64(n)
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			x.reason = lb.ReasonUpstreamBroke
+			panic(http.ErrAbortHandler)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+)
+
+// memory remembers what was seen in answers that passed by: which instance
+// runs a task, holds a conversation, signed a file. It is a hint and never the
+// truth: each proxy sees only its own part of the traffic, and what is not
+// remembered is found out by asking. Bounded: where a part is full, the older
+// half of it goes. Safe for concurrent use.
+type memory struct {
+	lifetime time.Duration // 0: until it is pushed out
+	seed     maphash.Seed
+	parts    [64]memoryPart
+}
+
+type memoryPart struct {
+	mu         sync.Mutex
+	young, old map[memoryKey]memoryEntry
+}
+
+// memoryKey is an id within an application; ids that are good for all have the
+// application "".
+type memoryKey struct{ app, id string }
+
+type memoryEntry struct {
+	place string // name of an instance, or an address
+	seen  time.Time
+}
+
+// memoryPartSize is the size of a part's generation: 131,072 ids in all.
+const memoryPartSize = 1024
+
+func newMemory(lifetime time.Duration) *memory {
+	return &memory{lifetime: lifetime, seed: maphash.MakeSeed()}
+}
+
+func (m *memory) part(id string) *memoryPart {
+	return &m.parts[maphash.String(m.seed, id)%uint64(len(m.parts))]
+}
+
+// learn notes where an id is at home.
+func (m *memory) learn(app, id, place string) {
+	if id == "" {
+		return
+	}
+	p := m.part(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.young) >= memoryPartSize {
+		p.old, p.young = p.young, nil
+	}
+	if p.young == nil {
+		p.young = make(map[memoryKey]memoryEntry)
+	}
+	p.young[memoryKey{app, id}] = memoryEntry{place, time.Now()}
+}
+
+// find returns where the id was seen last.
+func (m *memory) find(app, id string) (place string, ok bool) {
+	p := m.part(id)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, ok := p.young[memoryKey{app, id}]
+	if !ok {
+		e, ok = p.old[memoryKey{app, id}]
+	}
+	if !ok || (m.lifetime > 0 && time.Since(e.seen) > m.lifetime) {
+		return "", false
+	}
+	return e.place, true
+}
