@@ -281,6 +281,9 @@ func (b *planner) removals(name string, next *lb.Application) {
 	}
 }
 
+// put records what differs from what is stored. A key that can't be read is
+// written anew even where the application equals the key's last good value:
+// whoever declares it has said what belongs there.
 func (b *planner) put(app *lb.Application) {
 	p := b.st.apps[app.Name]
 	if p == nil {
@@ -293,7 +296,7 @@ func (b *planner) put(app *lb.Application) {
 		old := p.instances[in.Name]
 		next = position(old, next)
 		enc := encodeInstance(in, next)
-		if old == nil || old.good == nil || !bytes.Equal(enc, encodeInstance(old.good.instance, old.good.position)) {
+		if old == nil || old.good == nil || old.fault != "" || !bytes.Equal(enc, encodeInstance(old.good.instance, old.good.position)) {
 			b.set(instanceKey(app.Name, in.Name), b.keep(instanceWire{}, old, enc))
 			changed = true
 		}
@@ -314,13 +317,13 @@ func (b *planner) put(app *lb.Application) {
 			t.Created = b.now
 		}
 		enc := encodeToken(app.Name, &t, next)
-		if old == nil || old.good == nil || !bytes.Equal(enc, encodeToken(old.good.owner, old.good.token, old.good.position)) {
+		if old == nil || old.good == nil || old.fault != "" || !bytes.Equal(enc, encodeToken(old.good.owner, old.good.token, old.good.position)) {
 			b.set(tokenKey(t.SHA256), b.keep(tokenWire{}, old, enc))
 			changed = true
 		}
 	}
 	enc := encodeApplication(app)
-	if changed || p.own == nil || p.own.good == nil || !bytes.Equal(enc, encodeApplication(p.own.good.app)) {
+	if changed || p.own == nil || p.own.good == nil || p.own.fault != "" || !bytes.Equal(enc, encodeApplication(p.own.good.app)) {
 		b.set(appKey(app.Name), b.keep(applicationWire{}, p.own, enc))
 	}
 }
@@ -338,7 +341,7 @@ func (b *planner) putSettings(s *lb.Settings) {
 	old := b.st.objects[keySettings]
 	enc := encodeSettings(s)
 	cur := b.st.settings
-	if (old == nil && s.RateLimit.PerIP == nil) || (old != nil && old.good != nil && bytes.Equal(enc, encodeSettings(&cur))) {
+	if (old == nil && s.RateLimit.PerIP == nil) || (old != nil && old.good != nil && old.fault == "" && bytes.Equal(enc, encodeSettings(&cur))) {
 		return
 	}
 	b.set(keySettings, b.keep(settingsWire{}, old, enc))

@@ -402,3 +402,44 @@ func TestPoisonedKey_KeepsItsLastGoodValue(t *testing.T) {
 		}
 	}
 }
+
+func TestPoisonedKey_IsHealedByPuttingItsLastGoodValue(t *testing.T) {
+	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
+	s := storetest.OpenAt(t, end, prefix)
+	cli := etcd(t, end)
+	shop := application("shop", "a", "b")
+	settings := lb.Settings{}
+	settings.RateLimit.PerIP = &lb.Rate{PerSecond: 5, Burst: 9}
+	declare := func(d *store.Draft) {
+		d.Put(shop)
+		d.SetSettings(settings)
+	}
+	update(t, s, declare)
+	for _, c := range []struct{ key, value string }{
+		{"/instances/shop/a", `{"name":"a","weight":`},
+		{"/instances/shop/b", `{"name":"b","host":"h","port":80,"token":"t","state":"hibernating"}`},
+		{"/apps/shop", `null`},
+		{"/tokens/" + lb.Secret("user-token-of-shop").Hash().String(), `{"app":7}`},
+		{"/settings", `{"rate_limit":{"per_ip":{"rate":-1,"burst":1}}}`},
+	} {
+		key := prefix + c.key
+		if snap := await(t, s, rawPut(t, cli, key, c.value)); len(snap.Faults) != 1 {
+			t.Fatalf("%s: faults %v", c.key, snap.Faults)
+		}
+		res := update(t, s, declare)
+		if !res.Changed || rawGet(t, cli, key) == c.value {
+			t.Errorf("%s: put anew: %+v, and it still holds %s", c.key, res, rawGet(t, cli, key))
+		}
+		// One that never saw the value before reads it, too.
+		fresh := storetest.OpenAt(t, end, prefix).Current()
+		for who, snap := range map[string]*lb.Snapshot{"the store": s.Current(), "a fresh one": fresh} {
+			app := snap.Application("shop")
+			if len(snap.Faults) != 0 || app == nil || len(app.Instances) != 2 || len(app.UserTokens) != 1 || snap.Settings.RateLimit.PerIP == nil {
+				t.Errorf("%s: %s has %+v, %+v, faults %v", c.key, who, app, snap.Settings, snap.Faults)
+			}
+		}
+		if again := update(t, s, declare); again.Changed {
+			t.Errorf("%s: a sound store was written to: %+v", c.key, again.Changes)
+		}
+	}
+}

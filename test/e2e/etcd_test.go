@@ -289,7 +289,6 @@ func TestEtcd_PoisonedKeyKeepsItsLastGoodValue(t *testing.T) {
 
 // Who declares the object anew has said what belongs there: the rubbish goes.
 func TestEtcd_PoisonedKeyIsHealedByApply(t *testing.T) {
-	defect(t, "an apply of what was last good does not write the poisoned keys anew")
 	t.Parallel()
 	var app application
 	c := newPair(t, func(c *cluster) []application {
