@@ -187,7 +187,7 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
 		Table: p.table.Load, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
 		Metrics: promhttp.HandlerFor(p.metrics(st, hub), promhttp.HandlerOpts{}),
-		Checks:  map[string]func(context.Context) error{"statistics": statistics(hub)},
+		Checks:  map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 	})
 	httpServer := &http.Server{Handler: rest.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
 	grpcServer := cluster.NewServer(hub, p.tls)
@@ -242,6 +242,17 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	rest2.Wait()
 	p.log.Info().Msg("stopped")
 	return failed
+}
+
+// bootstrapped is the check that what a new store needs is there: scripts wait
+// for /readyz and then use the token file.
+func (p *Plane) bootstrapped(context.Context) error {
+	select {
+	case <-p.ready:
+		return nil
+	default:
+		return errors.New("the store is not prepared yet, or the first admin token is not stored")
+	}
 }
 
 // statistics is the check that /status is worth showing after a start.

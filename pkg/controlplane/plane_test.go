@@ -3,6 +3,7 @@ package controlplane_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -225,5 +226,39 @@ func TestPlane_EtcdDataDirInUse(t *testing.T) {
 	defer cancel()
 	if err := p.Run(ctx); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("want an error that names %s, got %v", dir, err)
+	}
+}
+
+// Nobody can use an lb-admin whose first token could not be written: it is not ready.
+func TestPlane_IsNotReadyWithoutItsToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := controlplane.New(controlplane.Options{NodeID: "adm", DataDir: filepath.Join(file, "below"), HTTPListen: "127.0.0.1:0", GRPCListen: "127.0.0.1:0",
+		Store: store.Options{Endpoints: []string{storetest.Etcd(t)}, Prefix: storetest.Prefix(t)}, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	eventually(t, "only the token is missing", func() bool {
+		resp, err := http.Get("http://" + p.Address() + "/readyz")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode == http.StatusOK {
+			t.Fatalf("ready without a token: %s", body)
+		}
+		return strings.Contains(string(body), `"bootstrap: `)
+	})
+	select {
+	case <-p.Ready():
+		t.Error("Ready is closed")
+	default:
 	}
 }

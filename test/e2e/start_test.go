@@ -7,7 +7,6 @@ import (
 
 // Scripts wait for /readyz and then use the token that the first start wrote.
 func TestStart_ReadyMeansTheTokenOpensTheAPI(t *testing.T) {
-	defect(t, "lb-admin says that it is ready before the first admin token is stored")
 	t.Parallel()
 	for range 3 {
 		c := newCluster(t)
