@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -43,26 +45,54 @@ come about in time, the exit code is 1.`,
 }
 
 func (c *cli) apply(cmd *cobra.Command, sources []*source, o admin.ApplyOptions) error {
-	all, err := merge("apply", sources)
+	r, err := c.submit(cmd, "apply", sources, o)
 	if err != nil {
 		return err
 	}
-	return c.call(cmd, o.Wait, func(ctx context.Context, cl *admin.Client) error {
-		r, err := cl.Apply(ctx, all.data, o)
-		if err != nil {
-			return placed("apply", sources, err)
-		}
-		return c.printApplied(r, o.Wait)
-	})
+	return c.printApplied(r, o.Wait)
 }
 
-// placed gives the faults that the server found their files and lines.
-func placed(what string, sources []*source, err error) error {
-	var p *admin.ProblemError
-	if errors.As(err, &p) && len(p.Faults) > 0 {
-		return &documentError{what: what + ": the server refused it", faults: placeIn(sources, p.Faults)}
+// submit lets the server carry the files out, or list everything that is wrong
+// with them. It is asked even where some of it could not be read, so that
+// nobody mends one kind of fault only to be told of the next.
+func (c *cli) submit(cmd *cobra.Command, what string, sources []*source, o admin.ApplyOptions) (*admin.ApplyResult, error) {
+	all, err := merge(what, sources)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	unread := unreadable(sources)
+	if len(unread) > 0 {
+		// What could not be read may be missing from several files put together.
+		o.DryRun, o.Wait = true, 0
+	}
+	var r *admin.ApplyResult
+	err = c.call(cmd, o.Wait, func(ctx context.Context, cl *admin.Client) (err error) {
+		r, err = cl.Apply(ctx, all.data, o)
+		return err
+	})
+	var p *admin.ProblemError
+	switch {
+	case errors.As(err, &p) && len(p.Faults) > 0:
+		return nil, &documentError{what: what + ": the server refused it", faults: inOrder(sources, unread, placeIn(sources, p.Faults))}
+	case len(unread) > 0:
+		return nil, &documentError{what: what, faults: faultsOffline(sources, true)}
+	}
+	return r, err
+}
+
+// inOrder joins what was found here with what the server found, in the order of
+// the files and their lines. What both found is known here more exactly.
+func inOrder(sources []*source, here, there []placedFault) []placedFault {
+	for _, f := range there {
+		if !slices.ContainsFunc(here, func(g placedFault) bool { return g.Path == f.Path && g.Message == f.Message }) {
+			here = append(here, f)
+		}
+	}
+	file := func(f placedFault) int {
+		return slices.IndexFunc(sources, func(s *source) bool { return s.name == f.file })
+	}
+	slices.SortStableFunc(here, func(a, b placedFault) int { return cmp.Or(file(a)-file(b), a.Line-b.Line) })
+	return here
 }
 
 // printApplied prints what apply, import --apply or rollback did.
@@ -309,25 +339,19 @@ Exit code 0 when nothing differs, 1 when something does.`,
 		if err != nil {
 			return err
 		}
-		all, err := merge("diff", sources)
+		r, err := c.submit(cmd, "diff", sources, admin.ApplyOptions{DryRun: true, Prune: prune})
 		if err != nil {
 			return err
 		}
-		return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
-			r, err := cl.Apply(ctx, all.data, admin.ApplyOptions{DryRun: true, Prune: prune})
-			if err != nil {
-				return placed("diff", sources, err)
-			}
-			var faulty error
-			err = c.print(r, func(t *table) { faulty = changeDiffs(t, r.Changes) })
-			switch {
-			case faulty != nil:
-				return faulty
-			case err == nil && !r.Unchanged:
-				return errDiffers
-			}
-			return err
-		})
+		var faulty error
+		err = c.print(r, func(t *table) { faulty = changeDiffs(t, r.Changes) })
+		switch {
+		case faulty != nil:
+			return faulty
+		case err == nil && !r.Unchanged:
+			return errDiffers
+		}
+		return err
 	}
 	return cmd
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 
@@ -161,10 +162,11 @@ func unreadable(sources []*source) []placedFault {
 }
 
 // merge makes one document of several files. An application, or the settings,
-// may stand in one of them only.
+// may stand in one of them only. Parts that could not be read are taken along
+// as far as they go; a file that is no YAML at all ends it.
 func merge(what string, sources []*source) (*source, error) {
-	if fs := unreadable(sources); len(fs) > 0 {
-		return nil, &documentError{what: what, faults: fs}
+	if slices.ContainsFunc(sources, func(s *source) bool { return s.doc == nil }) {
+		return nil, &documentError{what: what, faults: faultsOffline(sources, true)}
 	}
 	if len(sources) == 1 {
 		return sources[0], nil
@@ -207,7 +209,9 @@ func merge(what string, sources []*source) (*source, error) {
 			}
 		}
 	}
+	unread := unreadable(sources)
 	if len(e.faults) > 0 {
+		e.faults = append(e.faults, unread...)
 		return nil, e
 	}
 	var out bytes.Buffer
@@ -221,7 +225,7 @@ func merge(what string, sources []*source) (*source, error) {
 	}
 	all := &source{name: strings.Join(names, " + ")}
 	all.parse(out.Bytes())
-	if len(all.errs) > 0 {
+	if len(all.errs) > 0 && len(unread) == 0 {
 		return nil, fmt.Errorf("%s: the files cannot be put together: %w", what, all.errs)
 	}
 	return all, nil

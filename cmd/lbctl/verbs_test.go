@@ -318,23 +318,24 @@ func TestApply_ShowsEveryFaultWithItsLine(t *testing.T) {
 		if code != 1 || out != "" {
 			t.Errorf("%v: exit code %d, %s", args, code, out)
 		}
-		for _, want := range []string{bad + `:3: applications.shop.missing_usr: there is no such key; did you mean "missing_user"`, bad + `:12: applications.shop.instances[1].weight: "heavy"`} {
-			if !strings.Contains(errs, want) {
-				t.Errorf("%v: no %q in\n%s", args, want, errs)
+		// What makes no sense is found together with what can't be read.
+		for _, want := range []string{
+			bad + `:3: applications.shop.missing_usr: there is no such key; did you mean "missing_user"`, bad + `:12: applications.shop.instances[1].weight: "heavy"`,
+			bad + ":7: applications.shop.instances[0].port: 70000", bad + ":9: applications.shop.instances[1].name: \"a\" is the name of instances[0] already",
+		} {
+			if strings.Count(errs, want) != 1 {
+				t.Errorf("%v: no %q, or more than one, in\n%s", args, want, errs)
 			}
-		}
-	}
-	// What only makes no sense is found with what cannot be read offline, and
-	// by the server where everything can be read.
-	_, _, errs := r.run("validate", "-f", bad)
-	for _, want := range []string{":7: applications.shop.instances[0].port: 70000", ":9: applications.shop.instances[1].name: \"a\" is the name of instances[0] already"} {
-		if !strings.Contains(errs, want) {
-			t.Errorf("validate: no %q in\n%s", want, errs)
 		}
 	}
 	r.ok("apply", "-f", chat)
 	r.fails(1, "2 faults|sense.yaml:6: applications.shop.instances[1].port: 70000|sense.yaml:3: applications.shop.user_tokens[0]: this token belongs to", "apply", "-f",
 		r.file("sense.yaml", strings.Replace(shopYAML, "host: 10.0.0.2", "host: 10.0.0.2, port: 70000", 1)))
+	// Of several files, too, and of one that no list of applications is.
+	list := r.file("list.yaml", "applications: [a]\n")
+	thief := r.file("thief.yaml", strings.ReplaceAll(shopYAML, "shop:", "thief:"))
+	r.fails(1, "3 faults|list.yaml:1: applications: |thief.yaml:3: applications.thief.user_tokens[0]: this token belongs to|colour.yaml:2: colour: ", "apply",
+		"-f", list, "-f", thief, "-f", r.file("colour.yaml", "applications: {}\ncolour: red\n"))
 	r.fails(1, `twice.yaml:3: applications.shop.user_tokens[0]: this token belongs to application "chat" already`, "validate", "-f", chat, "-f", r.file("twice.yaml", shopYAML))
 	noSecrets(t, r.bench, "shop-user-token-0001", "app-shop-token-00001", "app-shop-token-00002")
 }
@@ -349,6 +350,9 @@ func TestValidate_NeedsNoServer(t *testing.T) {
 	part := b.file("part.yaml", "applications: {shop: {user_tokens: [{id: 0123456789abcdef}], instances: [{name: a, host: h}]}}")
 	b.fails(1, "2 faults|part.yaml:1: applications.shop.instances[0].token: is missing|is not the id of a stored token", "validate", "-f", part)
 	b.ok("validate", "--partial", "-f", part)
+	// What is wrong with a file is told even where nobody can apply it.
+	b.fails(1, "2 faults|odd.yaml:1: colour: |odd.yaml:2: applications.shop.instances", "apply", "-f",
+		b.file("odd.yaml", "colour: red\napplications: {shop: {instances: [{name: a, host: h, port: 70000, token: app-1234}]}}\n"))
 	b.fails(1, "not YAML", "validate", "-f", b.file("broken.yaml", "a: ["))
 	b.fails(2, "no such file", "validate", "-f", "nowhere.yaml")
 	b.fails(2, "needs -f FILE", "validate")

@@ -58,7 +58,6 @@ var everyPath = []string{
 // A document with faults is refused whole, every fault with its path, by lbctl
 // and by REST alike, and nothing of it is stored.
 func TestRefusal_DocumentListsEveryFault(t *testing.T) {
-	defect(t, "lbctl apply lists the faults of form only, when there are any")
 	t.Parallel()
 	c := newCluster(t)
 	c.startAdmin()
