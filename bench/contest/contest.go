@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -142,6 +143,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}
 	if err := a.startInstances(ctx); err != nil {
 		return nil, err
+	}
+	if load, err := strconv.ParseFloat(a.machine.LoadBefore, 64); err == nil && load > 0.5 && !o.tiny {
+		a.note("the machine was busy before the start (load average %.2f): do not trust these figures", load)
 	}
 	limited, cancel := context.WithTimeout(ctx, a.pace.limit)
 	defer cancel()
@@ -301,6 +305,11 @@ func (a *arena) play(ctx context.Context, s scenario, list []contestant) {
 		}
 		if len(round) > 0 {
 			out.Rounds = append(out.Rounds, round)
+		}
+	}
+	for _, c := range list {
+		if n := out.sum(c.name, mFailed); n > 0 {
+			a.note("%s, %s: %.0f requests or streams failed in %d rounds", s.title, c.name, n, len(out.Rounds))
 		}
 	}
 	a.result.Scenarios = append(a.result.Scenarios, out)

@@ -23,6 +23,7 @@ type process struct {
 	name   string
 	cmd    *exec.Cmd
 	log    string        // file with what it said
+	grace  time.Duration // to end by itself before it is killed
 	exited chan struct{} // closed when it has ended
 	err    error         // how it ended; read after exited
 }
@@ -31,7 +32,7 @@ type process struct {
 // output in a file of dir. It ends by stop; should the contest die first, the
 // kernel tells it to end as well.
 func start(dir, name string, cpus []int, command ...string) (*process, error) {
-	p := &process{name: name, log: filepath.Join(dir, name+".out"), exited: make(chan struct{})}
+	p := &process{name: name, log: filepath.Join(dir, name+".out"), grace: 5 * time.Second, exited: make(chan struct{})}
 	if len(cpus) > 0 {
 		command = append([]string{"taskset", "-c", cpuList(cpus)}, command...)
 	}
@@ -80,7 +81,7 @@ func (p *process) stop() {
 		select {
 		case <-p.exited:
 			return
-		case <-time.After(5 * time.Second):
+		case <-time.After(p.grace):
 		}
 	}
 	<-p.exited

@@ -79,6 +79,14 @@ func (s *Scenario) of(name, metric string) spread {
 	return spreadOf(values)
 }
 
+// sum adds a figure of one contestant over the rounds.
+func (s *Scenario) sum(name, metric string) (sum float64) {
+	for _, round := range s.Rounds {
+		sum += round[name][metric]
+	}
+	return sum
+}
+
 // ratio returns a figure of one contestant divided by that of another in the
 // same round, over the rounds that have both.
 func (s *Scenario) ratio(name, to, metric string) spread {

@@ -176,10 +176,11 @@ func (f figures) perCPU(m *meter, n int64, elapsed time.Duration) {
 	}
 }
 
-// failed adds the failures, of which more than one in a thousand are too many.
+// failed adds the failures, of which more than one in fifty are too many to
+// call the rest a measurement.
 func (f figures) failed(n, of int64, last error) error {
 	f[mFailed] = float64(n)
-	if n*1000 > of {
+	if n*50 > of {
 		return fmt.Errorf("%d failures, %d successes; the last: %w", n, of, last)
 	}
 	return nil

@@ -277,14 +277,15 @@ func (s *Server) answerIfDone(c *conn) {
 	case upload:
 		s.send(c, created)
 	case stream:
-		s.send(c, streamHead)
-		// The first events of streams that begin together are spread over one interval.
 		s.begun++
 		c.task = s.begun
 		if s.streams == 0 { // the wheel stood still
 			s.ticks = int64(time.Since(s.start) / tick)
 		}
 		s.streams++
+		s.send(c, streamHead)
+		s.sendEvent(c)
+		// The second events of streams that begin together are spread over one interval.
 		s.schedule(c, s.ticks+1+s.begun%c.interval)
 	}
 }
@@ -305,13 +306,17 @@ func (s *Server) sendDue() {
 				s.streams--
 				continue
 			}
-			event := s.chunk[len("c8\r\n"):]
-			stampTask(event[len("data: ")+taskAt:], c.task)
-			stampEvent(event, time.Now().UnixNano())
-			s.send(c, s.chunk)
+			s.sendEvent(c)
 			s.schedule(c, s.ticks+c.interval)
 		}
 	}
+}
+
+func (s *Server) sendEvent(c *conn) {
+	event := s.chunk[len("c8\r\n"):]
+	stampTask(event[len("data: ")+taskAt:], c.task)
+	stampEvent(event, time.Now().UnixNano())
+	s.send(c, s.chunk)
 }
 
 // send writes b, now or as soon as the socket takes it.

@@ -19,7 +19,7 @@ import (
 // concurrent use.
 func New(instances []*url.URL, token string) http.Handler {
 	authorization := "Bearer " + token
-	return &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			user := r.In.Header.Get("X-User-ID")
 			r.SetURL(instances[crc32.ChecksumIEEE([]byte(user))%uint32(len(instances))])
@@ -36,6 +36,13 @@ func New(instances []*url.URL, token string) http.Handler {
 		FlushInterval: -1, // events must not wait
 		BufferPool:    &buffers{},
 	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Otherwise the server closes the request's body at the first byte of
+		// the answer, and where that comes very fast the transport may still
+		// be about to look for the body's end: it then breaks off the answer.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		proxy.ServeHTTP(w, r)
+	})
 }
 
 // buffers keeps the copy buffers of ended requests.
