@@ -79,6 +79,11 @@ func (o *options) run() error {
 			return err
 		}
 	}
+	for flag, addr := range map[string]string{"etcd-listen-client": p.EtcdListenClient, "etcd-listen-peer": p.EtcdListenPeer} {
+		if err := daemon.CheckListenURL(flag, addr); err != nil {
+			return err
+		}
+	}
 	tlsConfig, password, err := o.etcd.Credentials()
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,9 @@ func (c *cli) up(ctx context.Context, o *upOptions) (err error) {
 	if o.proxies < 1 || o.proxies > 100 {
 		return usagef("--proxies: %d is out of range; 1 to 100", o.proxies)
 	}
+	if err := o.checkAddresses(); err != nil {
+		return usagef("%s", err)
+	}
 	if o.demo && o.file == "" {
 		return usagef("--demo needs -f FILE: the stand-ins run where the file's instances are")
 	}
@@ -120,6 +124,14 @@ func (c *cli) up(ctx context.Context, o *upOptions) (err error) {
 	case err := <-u.failed:
 		return err
 	}
+}
+
+// checkAddresses says what is wrong with an address before anything is started.
+func (o *upOptions) checkAddresses() error {
+	return cmp.Or(
+		daemon.CheckAddress("listen", o.listen), daemon.CheckAddress("ops-listen", o.ops),
+		daemon.CheckAddress("http-listen", o.http), daemon.CheckAddress("grpc-listen", o.grpc),
+		daemon.CheckListenURL("etcd-listen-client", o.etcd), daemon.CheckListenURL("etcd-listen-peer", o.etcdPeer))
 }
 
 func readDocument(file string) ([]byte, *lb.Document, error) {

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,11 +84,11 @@ func New(opts Options) (*Plane, error) {
 	}
 	advertise := opts.GRPCAdvertise
 	if advertise == "" {
-		advertise = advertised(p.grpc.Addr().(*net.TCPAddr))
+		advertise = daemon.Advertised(p.grpc.Addr())
 	}
 	p.node = lb.Node{
 		ID: opts.NodeID, Role: lb.RoleAdmin, BootID: uuid.NewString(), Version: opts.Version,
-		Address: p.http.Addr().String(), GRPC: advertise, TLS: p.tls != nil, Started: time.Now().UTC().Truncate(time.Second),
+		Address: daemon.Advertised(p.http.Addr()), GRPC: advertise, TLS: p.tls != nil, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	return p, nil
 }
@@ -114,25 +113,6 @@ func serverTLS(o Options) (*tls.Config, error) {
 		c.ClientCAs, c.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	}
 	return c, nil
-}
-
-// advertised turns a listener's address into one that others can dial: an
-// unspecified host becomes the first address of this machine that is not
-// loopback or link-local.
-func advertised(a *net.TCPAddr) string {
-	if !a.IP.IsUnspecified() {
-		return a.String()
-	}
-	addrs, err := net.InterfaceAddrs()
-	if err == nil {
-		for _, x := range addrs {
-			n, ok := x.(*net.IPNet)
-			if ok && n.IP.IsGlobalUnicast() && !n.IP.IsLoopback() {
-				return net.JoinHostPort(n.IP.String(), strconv.Itoa(a.Port))
-			}
-		}
-	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(a.Port))
 }
 
 // Address returns where REST is served.

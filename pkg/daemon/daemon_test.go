@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -157,6 +158,40 @@ func TestEtcdOptions_Validate(t *testing.T) {
 	ok := EtcdOptions{Prefix: "/difylb", Endpoints: []string{"http://10.0.0.5:2379", "unix:///run/etcd.sock"}}
 	if err := ok.Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestCheckListenURL_RefusesWhatEtcdCannotBind(t *testing.T) {
+	for _, ok := range []string{"http://127.0.0.1:2379", "http://127.0.0.1:0", "http://[::1]:80/", "http://localhost:2380", "http://0.0.0.0:2379", "127.0.0.1:2379", "unix:///run/etcd.sock"} {
+		if err := CheckListenURL("etcd-listen-client", ok); err != nil {
+			t.Errorf("%s: %v", ok, err)
+		}
+	}
+	for _, bad := range []string{
+		"", "nonsense", "http://nonsense", "http://127.0.0.1", "http://127.0.0.1:70000", "http://127.0.0.1:2379/x", "http://:2379",
+		"http://example.org:2379", "https://127.0.0.1:2379", "ftp://127.0.0.1:1", "unix://run/x", "unix://", "unix:///", "http://1.2.3:80",
+	} {
+		err := CheckListenURL("etcd-listen-client", bad)
+		if ExitCode(err) != 2 || !strings.Contains(err.Error(), "--etcd-listen-client") || !strings.Contains(err.Error(), strings.TrimPrefix(bad, "http://")) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestAdvertised_CanBeDialled(t *testing.T) {
+	for _, tt := range []struct{ addr, want string }{{"127.0.0.1:80", "127.0.0.1:80"}, {"[::1]:80", "[::1]:80"}, {"10.1.2.3:4", "10.1.2.3:4"}} {
+		if got := Advertised(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.addr))); got != tt.want {
+			t.Errorf("%s is advertised as %s", tt.addr, got)
+		}
+	}
+	if got := Advertised(&net.UnixAddr{Name: "/run/x", Net: "unix"}); got != "/run/x" {
+		t.Errorf("a socket is advertised as %s", got)
+	}
+	for _, any := range []net.Addr{&net.TCPAddr{Port: 8082}, &net.TCPAddr{IP: net.IPv4zero, Port: 8082}, &net.TCPAddr{IP: net.IPv6unspecified, Port: 8082}} {
+		at, err := netip.ParseAddrPort(Advertised(any))
+		if err != nil || at.Addr().IsUnspecified() || at.Addr().IsLinkLocalUnicast() || at.Port() != 8082 {
+			t.Errorf("%s is advertised as %s, %v", any, at, err)
+		}
 	}
 }
 

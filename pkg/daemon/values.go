@@ -27,6 +27,61 @@ func CheckAddress(flag, addr string) error {
 	return nil
 }
 
+// CheckListenURL reports, as a UsageError, what can't be a URL for the embedded
+// etcd to listen at: http://HOST:PORT, where HOST is an IP address or
+// localhost and http:// may be left away, or unix:///path.
+func CheckListenURL(flag, addr string) error {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		scheme, rest = "http", addr
+	}
+	switch scheme {
+	case "unix":
+		if !strings.HasPrefix(rest, "/") || rest == "/" {
+			return Usagef("--%s: %q names no absolute path; write unix:///path", flag, addr)
+		}
+		return nil
+	case "http":
+	default:
+		return Usagef("--%s: %q has the scheme %q; it must be http or unix", flag, addr, scheme)
+	}
+	rest = strings.TrimSuffix(rest, "/")
+	host, _, err := net.SplitHostPort(rest)
+	if err != nil {
+		return Usagef("--%s: %q is not a URL such as http://127.0.0.1:2379 or unix:///path", flag, addr)
+	}
+	if err := CheckAddress(flag, rest); err != nil {
+		return err
+	}
+	// etcd binds to no other names.
+	if host != "localhost" && net.ParseIP(host) == nil {
+		return Usagef("--%s: %q has the host %q, which is neither an IP address nor localhost", flag, addr, host)
+	}
+	return nil
+}
+
+// Advertised turns a listener's address into one that others can dial: an
+// unspecified host becomes the first address of this machine that is not
+// loopback or link-local, or loopback where there is none. Other addresses,
+// and those that are not TCP's, stay as they are.
+func Advertised(addr net.Addr) string {
+	a, ok := addr.(*net.TCPAddr)
+	if !ok || !a.IP.IsUnspecified() && a.IP != nil {
+		return addr.String()
+	}
+	port := strconv.Itoa(a.Port)
+	addrs, err := net.InterfaceAddrs()
+	if err == nil {
+		for _, x := range addrs {
+			n, ok := x.(*net.IPNet)
+			if ok && n.IP.IsGlobalUnicast() && !n.IP.IsLoopback() {
+				return net.JoinHostPort(n.IP.String(), port)
+			}
+		}
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
 // SizeValue is a flag that takes sizes such as 100m.
 type SizeValue lb.Size
 

@@ -103,7 +103,7 @@ func New(opts Options) (_ *Plane, err error) {
 	}
 	p.node = lb.Node{
 		ID: opts.NodeID, Role: lb.RoleProxy, BootID: uuid.NewString(), Version: opts.Version,
-		Address: p.listeners[0].Addr().String(), Started: time.Now().UTC().Truncate(time.Second),
+		Address: daemon.Advertised(p.listeners[0].Addr()), Started: time.Now().UTC().Truncate(time.Second),
 	}
 	p.registry = stats.NewRegistry(0)
 	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS})

@@ -207,11 +207,12 @@ func TestRefusal_MalformedAddressesAreWrongUsage(t *testing.T) {
 }
 
 func TestRefusal_MalformedEtcdAddressIsWrongUsage(t *testing.T) {
-	defect(t, "a malformed --etcd-listen-client or --etcd-listen-peer is not named and ends lb-admin with 1")
 	t.Parallel()
 	namesFlag(t, newCluster(t), [][]string{
 		{programs.admin, "--etcd-listen-client", "nonsense"},
 		{programs.admin, "--etcd-listen-peer", "http://127.0.0.1:70000"},
+		{programs.ctl, "--etcd-listen-client", "nonsense", "up"},
+		{programs.ctl, "--http-listen", "127.0.0.1:70000", "up"},
 	})
 }
 
