@@ -23,6 +23,8 @@ type clientConn struct {
 	s       *Server
 	rewrite bool
 	once    sync.Once
+	inspect *inspector // nil behind TLS
+	refused bool       // the client was told; owned by the reader
 
 	// What is known of the head that is being read.
 	handling atomic.Bool  // there is none: a request is being handled
@@ -71,13 +73,61 @@ func (c *clientConn) enter(state http.ConnState) {
 	if state == http.StateIdle {
 		c.headSize.Store(0)
 		c.lineSize.Store(0)
+		if c.inspect != nil {
+			c.inspect.settled()
+		}
 	}
+}
+
+// read reads what may be passed on. What is refused is never seen by net/http:
+// the client is told once the requests before it are answered.
+func (c *clientConn) read(p []byte) (int, error) {
+	in := c.inspect
+	if in == nil {
+		return c.Conn.Read(p)
+	}
+	for in.fault != nil {
+		if !c.handling.Load() {
+			return 0, c.tell(in.fault)
+		}
+		if in.midBody() {
+			return 0, errRefused // the handler answers for the body that it reads
+		}
+		if _, err := c.Conn.Read(p); err != nil { // net/http only wants to know whether the client leaves
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(p)
+	if passed := in.pass(p[:n]); passed < n {
+		if passed > 0 {
+			return passed, nil
+		}
+		if !c.handling.Load() {
+			return 0, c.tell(in.fault)
+		}
+		if in.midBody() {
+			return 0, errRefused
+		}
+		return c.read(p)
+	}
+	return n, err
+}
+
+// tell answers a refusal once.
+func (c *clientConn) tell(ref *refusal) error {
+	if !c.refused {
+		c.refused = true
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = c.answer(ref)
+		_ = c.CloseWrite()
+	}
+	return errRefused
 }
 
 // Read watches heads come in. One that does not come to its end in time is
 // told so here: net/http would only hang up.
 func (c *clientConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
+	n, err := c.read(p)
 	if !c.rewrite || c.handling.Load() {
 		return n, err
 	}
@@ -104,6 +154,9 @@ var ownError = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection
 // clients of Dify understand. Nothing else looks like them: what the handler
 // answers carries an X-Request-Id.
 func (c *clientConn) Write(b []byte) (int, error) {
+	if c.refused {
+		return len(b), nil // net/http's opinion of what it did not see
+	}
 	if !c.rewrite || len(b) > 1024 || !bytes.HasPrefix(b, []byte("HTTP/1.")) {
 		return c.Conn.Write(b)
 	}
@@ -128,7 +181,7 @@ func (c *clientConn) answer(ref *refusal) error {
 	id := newRequestID()
 	body := errorBody(ref.reason, ref.message, id)
 	head := "HTTP/1.1 " + strconv.Itoa(ref.reason.Status()) + " " + http.StatusText(ref.reason.Status()) +
-		"\r\nContent-Type: application/json\r\nX-Request-Id: " + id +
+		"\r\nContent-Type: application/json\r\nX-Request-Id: " + id + challenge(ref.reason) +
 		"\r\nDate: " + time.Now().UTC().Format(http.TimeFormat) +
 		"\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\nConnection: close\r\n\r\n"
 	_, err := io.WriteString(c.Conn, head+string(body))
@@ -150,4 +203,12 @@ func (c *clientConn) refusalOfStatus(status int) *refusal {
 		return refuse(lb.ReasonExpectationFailed, "only Expect: 100-continue is supported")
 	}
 	return refuse(lb.ReasonBadRequest, "the request is malformed")
+}
+
+// challenge is the field that a 401 carries (RFC 9110 section 11.6.1).
+func challenge(reason lb.Reason) string {
+	if reason != lb.ReasonUnauthorized {
+		return ""
+	}
+	return "\r\nWww-Authenticate: " + bearerChallenge
 }

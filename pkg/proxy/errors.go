@@ -28,6 +28,8 @@ func errorBody(reason lb.Reason, message, requestID string) []byte {
 	return append(b, '\n')
 }
 
+const bearerChallenge = `Bearer realm="difylb"`
+
 // writeRefusal answers by ourselves.
 func writeRefusal(w http.ResponseWriter, ref *refusal, requestID string) (n int64) {
 	body := errorBody(ref.reason, ref.message, requestID)
@@ -37,7 +39,7 @@ func writeRefusal(w http.ResponseWriter, ref *refusal, requestID string) (n int6
 	h.Set("X-Request-Id", requestID)
 	switch {
 	case ref.reason == lb.ReasonUnauthorized:
-		h.Set("WWW-Authenticate", `Bearer realm="difylb"`)
+		h.Set("WWW-Authenticate", bearerChallenge)
 	case ref.reason.Status() == http.StatusServiceUnavailable && ref.retryAfter == 0:
 		h.Set("Retry-After", "1")
 	}

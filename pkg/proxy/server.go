@@ -198,7 +198,11 @@ func (l *gatedListener) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	l.s.p.connections.Add(1)
-	return &clientConn{Conn: c, s: l.s, rewrite: l.rewrite}, nil
+	cc := &clientConn{Conn: c, s: l.s, rewrite: l.rewrite}
+	if l.rewrite {
+		cc.inspect = newInspector(&l.s.p.opts.Limits)
+	}
+	return cc, nil
 }
 
 func (l *gatedListener) Close() error {
