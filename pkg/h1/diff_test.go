@@ -17,7 +17,7 @@ import (
 
 // net/http is the reference: what this package accepts, it must accept, too,
 // and understand alike. What it accepts and we refuse stands in the table
-// stricter, and in STRICTNESS.md with the reasons.
+// stricter, and in docs/design/strictness.md with the reasons.
 
 var stricter = []struct {
 	rule, raw string

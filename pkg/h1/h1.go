@@ -4,7 +4,7 @@
 // understand in two ways, and writes heads anew. It holds offsets instead of
 // bytes and allocates nothing once its slices have grown. It refuses to know
 // connections, buffers' owners, time, routing and net/http; what to do with a
-// message is its caller's business. STRICTNESS.md lists where it is stricter
+// message is its caller's business. docs/design/strictness.md lists where it is stricter
 // than others, and why.
 package h1
 
