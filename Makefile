@@ -28,11 +28,12 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) tool staticcheck ./...
 
 race: ## unit and integration tests under the race detector
-	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -v '^difylb/test/e2e')
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/test/(e2e|docs)')
 
-e2e: build ## the cluster as real processes, driven by a real Dify SDK
+e2e: build ## the cluster as real processes, driven by a real Dify SDK; the commands of the docs
 	@if command -v npm >/dev/null; then cd test/sdk && npm ci --no-audit --no-fund --silent; else echo "npm is not installed: the SDK scenarios are left out"; fi
-	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 15m ./test/e2e/...
+	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 15m ./test/e2e
+	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 10m ./test/docs
 
 cross: ## compile for every platform that is promised
 	@for os in linux darwin; do for arch in amd64 arm64; do \

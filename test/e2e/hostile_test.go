@@ -155,7 +155,6 @@ func (c *cluster) settled(p *proxyNode) func() {
 // another: whatever could be read in two ways is refused, reaches no instance,
 // and its connection is closed.
 func TestHostile_AmbiguousFramingIsRefused(t *testing.T) {
-	defect(t, "lb-proxy runs on net/http's parser, which takes Content-Length beside Transfer-Encoding, folded lines and bare line feeds; pkg/h1 is to refuse them")
 	var app application
 	var rec *recorder
 	c := newPair(t, func(c *cluster) []application {
