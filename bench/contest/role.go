@@ -45,7 +45,7 @@ func Role(args []string) (bool, error) {
 // playInstances serves, and writes the addresses as JSON into the file named.
 func playInstances(ctx context.Context, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("%s FILE", roleInstances)
+		return fmt.Errorf("%s needs a file", roleInstances)
 	}
 	s, err := instance.New(instanceCount)
 	if err != nil {
@@ -67,7 +67,7 @@ func playInstances(ctx context.Context, args []string) error {
 
 func playReverseProxy(ctx context.Context, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("%s LISTEN INSTANCE ...", roleReverseProxy)
+		return fmt.Errorf("%s needs an address to listen at, and instances", roleReverseProxy)
 	}
 	var instances []*url.URL
 	for _, addr := range args[1:] {

@@ -5,6 +5,7 @@ package contest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"difylb/bench/load"
@@ -49,7 +50,7 @@ type scenario struct {
 // figures are what one measurement of one contestant brought, by metric.
 type figures map[string]float64
 
-// Options of all scenarios; see quick and full.
+// pace says how long and how much; see quick and full.
 type pace struct {
 	rounds           int
 	warmup, measure  time.Duration
@@ -60,8 +61,8 @@ type pace struct {
 	held, heldMany   int // streams; heldMany 0 leaves that scenario out
 	heldManyRounds   int
 	fileSize         int64
-	files, behind    int // uploads; behind 0 leaves that scenario out
-	limit            time.Duration
+	files, behind    int           // uploads; behind 0 leaves that scenario out
+	limit            time.Duration // of the whole, building and Go benchmarks aside
 	benchmarkRepeats int
 }
 
@@ -86,12 +87,13 @@ var (
 
 func (p pace) scenarios() []scenario {
 	blocking := []metric{
-		{mCPU, "CPU µs per request", 1, true}, {mRate, "requests/s", 0, true}, {mP50, "p50 µs", 0, false}, {mP99, "p99 µs", 0, false},
+		{mCPU, "CPU µs per request", 1, true}, {mRate, "requests/s", 0, true}, {mBusy, "cores busy", 2, false},
+		{mP50, "p50 µs", 0, false}, {mP99, "p99 µs", 0, false},
 	}
 	list := []scenario{
 		{
 			key: "blocking", title: fmt.Sprintf("blocking, %d connections", p.few), cores: 1,
-			metrics: append(blocking, metric{mSyscalls, "system calls per request", 1, true}),
+			metrics: append(slices.Clip(blocking), metric{mSyscalls, "system calls per request", 1, true}),
 			measure: p.requests(p.few, 0),
 		},
 		{
@@ -149,8 +151,6 @@ func (p pace) scenarios() []scenario {
 type meter struct {
 	r        *running
 	from, to time.Duration // CPU time
-	calls    *syscalls
-	callsN   uint64
 }
 
 func (m *meter) window() load.Window {
