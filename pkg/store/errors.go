@@ -35,15 +35,36 @@ func unavailable(op string, err error) error {
 // unreached is unavailable for an error of this client: where there is no
 // connection at all, it says so and names the endpoints.
 func (c *client) unreached(op string, err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
-		c.mu.Lock()
-		cli := c.cli
-		c.mu.Unlock()
-		if cli != nil && cli.ActiveConnection().GetState() != connectivity.Ready {
-			return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrUnavailable, "etcd can't be reached at %s", strings.Join(cli.Endpoints(), ", ")))
+	if timedOut(err) {
+		if at := c.unconnected(); at != "" {
+			return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrUnavailable, "etcd can't be reached at %s", at))
 		}
 	}
 	return unavailable(op, err)
+}
+
+// unanswered is unreached for a write: one that was sent and not answered may
+// have been carried out, or may yet be.
+func (c *client) unanswered(op string, err error) error {
+	if timedOut(err) && c.unconnected() == "" {
+		return fmt.Errorf("%s: %w", op, lb.Errorf(lb.ErrUnavailable, "etcd does not answer; whether the change was made is not known"))
+	}
+	return c.unreached(op, err)
+}
+
+// unconnected returns the endpoints when there is no connection to any of them.
+func (c *client) unconnected() string {
+	c.mu.Lock()
+	cli := c.cli
+	c.mu.Unlock()
+	if cli == nil || cli.ActiveConnection().GetState() == connectivity.Ready {
+		return ""
+	}
+	return strings.Join(cli.Endpoints(), ", ")
+}
+
+func timedOut(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
 // reason says in words what etcd's error means.
@@ -61,8 +82,8 @@ func reason(err error) string {
 		return "etcd no longer accepts the authentication of this connection"
 	case is(err, rpctypes.ErrNoLeader):
 		return "etcd has no leader (quorum lost?)"
-	case errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
-		return "etcd did not answer in time: " + err.Error()
+	case timedOut(err):
+		return "etcd does not answer"
 	}
 	return "etcd: " + err.Error()
 }

@@ -389,6 +389,45 @@ func TestUpdate_FindsOutWhatBecameOfIt(t *testing.T) {
 	t.Logf("%d of 40 done", done)
 }
 
+// etcd hangs with its connections open: whoever waits for a change is told so
+// soon, in words, and nothing is left behind that keeps later changes from
+// being made.
+func TestUpdate_AHangingEtcdIsSaidSoon(t *testing.T) {
+	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
+	k := newLink(t, end)
+	s := storetest.OpenAt(t, k.url(), prefix)
+	put(t, s, application("shop", "a"))
+	k.freeze()
+	for what, edit := range map[string]func(*store.Draft) error{
+		"a change":                 putAll([]*lb.Application{application("web", "x")}),
+		"no change, which asks":    func(*store.Draft) error { return nil },
+		"a refusal, which asks it": func(*store.Draft) error { return errors.New("refused") },
+	} {
+		begin := time.Now()
+		_, err := s.Update(t.Context(), audit, edit)
+		if d := time.Since(begin); d > 5*time.Second {
+			t.Errorf("%s: it took %s to say so", what, d)
+		}
+		if what == "a refusal, which asks it" {
+			if err == nil {
+				t.Error("a refusal was lost")
+			}
+			continue
+		}
+		if !errors.Is(err, lb.ErrUnavailable) || !strings.Contains(err.Error(), "etcd does not answer") || strings.Contains(err.Error(), "deadline") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if unknown := strings.Contains(err.Error(), "is not known"); unknown != (what == "a change") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	k.thaw()
+	put(t, s, application("more", "m"))
+	if s.Current().Application("more") == nil {
+		t.Error("the change that came after it is not there")
+	}
+}
+
 func TestStore_WithoutEtcd(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -207,7 +207,7 @@ func (s *Store) again(ctx context.Context, do func(context.Context, *clientv3.Cl
 		if err != nil {
 			return err
 		}
-		octx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), opTimeout)
+		octx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), min(opTimeout, time.Until(deadline)))
 		err = do(octx, cli)
 		cancel()
 		if err == nil || !ambiguous(err) || ctx.Err() != nil || time.Now().Add(wait).After(deadline) {

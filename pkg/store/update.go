@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	mathrand "math/rand/v2"
 	"strings"
 	"time"
@@ -42,13 +43,17 @@ const (
 // Updates of one process take turns. Error kinds: what edit returned;
 // lb.ErrInvalid (as lb.Faults) for a draft that would not read back;
 // lb.ErrConflict after 20 conflicts; lb.ErrUnavailable when etcd can't be
-// reached or refuses, after at most some 10 s: whether the change was made is
-// then unknown only if etcd did not answer at all to the end.
+// reached or refuses, after some 4 s for a change of one transaction: whether
+// the change was made is then unknown only if etcd did not answer at all to the
+// end.
 func (s *Store) Update(ctx context.Context, audit lb.Audit, edit func(*Draft) error) (Result, error) {
 	select {
 	case s.writing <- struct{}{}:
 		defer func() { <-s.writing }()
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return Result{}, fmt.Errorf("update: %w", lb.Errorf(lb.ErrUnavailable, "other changes were still being made"))
+		}
 		return Result{}, unavailable("update", ctx.Err())
 	}
 	conflicts := 0
@@ -90,7 +95,7 @@ func (s *Store) Update(ctx context.Context, audit lb.Audit, edit func(*Draft) er
 		}
 		var beaten *conflict
 		if !errors.As(err, &beaten) {
-			return Result{}, s.client.unreached("update", err)
+			return Result{}, s.client.unanswered("update", err)
 		}
 		if conflicts++; conflicts > maxConflicts {
 			return Result{}, lb.Errorf(lb.ErrConflict, "others changed the configuration %d times while this change was made; try again", conflicts)
@@ -263,7 +268,7 @@ func (s *Store) commitEntry(ctx context.Context, e *entryWire, b base, conds []c
 	// attempts are short.
 	patience := time.Second
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		resp, err := s.txn(ctx, patience, func(t clientv3.Txn) clientv3.Txn {
+		resp, err := s.txn(ctx, min(patience, time.Until(deadline)), func(t clientv3.Txn) clientv3.Txn {
 			return t.If(conds...).Then(ops...).Else(clientv3.OpGet(hist))
 		})
 		patience = min(2*patience, opTimeout)
