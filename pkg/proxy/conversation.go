@@ -22,28 +22,34 @@ import (
 // search is what a call that names a conversation knows about it. The zero
 // value is that of a call that names none.
 type search struct {
-	id    string      // "" also where the application has one world only
-	home  bool        // the instance asked now is known to hold it
-	asked []int       // instances that do not know it, or could not say
-	kept  *keptAnswer // the first 404, held back while others are asked
+	id      string      // "" also where the application has one world only
+	home    bool        // the world asked now is known to hold it
+	sure    bool        // the world that was known to hold it does no longer
+	denied  []int       // instances that do not know it
+	skipped []int       // instances that count as tried and were not asked
+	kept    *keptAnswer // the first 404, held back while others are asked
 }
 
 // keptAnswer is an answer held back.
 type keptAnswer struct {
-	status   int
-	header   http.Header
-	body     []byte
-	instance string
+	status int
+	header http.Header
+	body   []byte
+	from   int // instance
 }
 
 // begin returns the instance to ask first: home of the conversation that the
-// call names, else where the ring says.
+// call names, else where the ring says. It is none when home is known and can't
+// be asked: elsewhere the conversation could only be denied.
 func (x *exchange) begin() int {
 	if x.app.app.Worlds > 1 {
 		if x.search.id = x.namedConversation(); x.search.id != "" {
-			if home := x.home(); home >= 0 {
+			if home, known := x.home(); known {
 				x.search.home = true
 				return home
+			}
+			if owner := x.drainingOwner(); owner >= 0 {
+				return owner
 			}
 		}
 	}
@@ -87,22 +93,66 @@ func (x *exchange) bodyConversation() string {
 	return w.IDs().Conversation
 }
 
-// home returns the instance that holds the conversation, as far as that is
-// known and it can be asked. One that drains can: it alone has what it has.
-func (x *exchange) home() int {
+// home returns the instance to ask in the world that is known to hold the
+// conversation, none if nobody there can be asked.
+func (x *exchange) home() (i int, known bool) {
 	app := x.app.app
-	if name, ok := x.p.conversations.find(app.Decl.Name, x.search.id); ok {
-		if i := app.Index(name); i >= 0 && x.alive(i) {
-			return i
-		}
+	name, ok := x.p.conversations.find(app.Decl.Name, x.search.id)
+	if !ok {
+		return none, false
+	}
+	home := app.Index(name)
+	if home < 0 || x.world(home, func(i int) bool { return app.Instances[i].Decl.State != lb.Disabled }) < 0 {
+		return none, false // it was taken away for good, for all we know
+	}
+	if i := x.inWorld(home); i >= 0 {
+		return i, true
+	}
+	// Nobody else has what it has, so what only the probes hold against it does
+	// not count: a prober that was cut off must not stop traffic.
+	return x.world(home, func(i int) bool {
+		in := x.app.instances[i]
+		return app.Instances[i].Decl.State != lb.Disabled && *in.health.Load() == lb.Unhealthy && !in.passive.Ejected(time.Now())
+	}), true
+}
+
+// drainingOwner returns the user's own instance if that drains: a conversation
+// that this proxy has never seen is most likely there. Else it is none.
+func (x *exchange) drainingOwner() int {
+	if x.user == "" {
 		return none
 	}
-	// Never seen by this proxy; but if the user's own instance drains, then it
-	// is most likely there.
-	if x.user != "" {
-		owner := app.Ring.Owner(x.point)
-		if owner >= 0 && app.Instances[owner].Decl.State == lb.Draining && x.alive(owner) {
-			return owner
+	owner := x.app.app.Ring.Owner(x.point)
+	if owner < 0 || x.app.app.Instances[owner].Decl.State != lb.Draining {
+		return none
+	}
+	return x.inWorld(owner)
+}
+
+// inWorld returns the instance to ask in the world of instance i: the one that
+// the user's calls go to there, and where no one takes new requests, one that
+// still answers. One that drains can be asked: it alone has what it has.
+func (x *exchange) inWorld(i int) int {
+	app, now := x.app.app, time.Now()
+	at := app.Ring.OwnerIn(x.point, func(j int) bool {
+		decl := app.Instances[j].Decl
+		return app.SameWorld(i, j) && x.app.instances[j].condition(now, decl.FailTimeout.D()).Usable(decl.State)
+	})
+	if at >= 0 {
+		return at
+	}
+	return x.world(i, x.alive)
+}
+
+// world returns the first instance in the world of instance i that is fit, i
+// itself before the others; none where there is none.
+func (x *exchange) world(i int, fit func(int) bool) int {
+	if fit(i) {
+		return i
+	}
+	for j := range x.app.app.Instances {
+		if x.app.app.SameWorld(i, j) && fit(j) {
+			return j
 		}
 	}
 	return none
@@ -120,46 +170,127 @@ func (x *exchange) alive(i int) bool {
 }
 
 // lookElsewhere deals with an answer to a call that names a conversation. It
-// returns the instance to ask next, or answered when the client has got the
-// first 404 after all. Neither: the answer is the one to pass on.
+// returns the instance to ask next, or answered when the client has got its
+// answer after all. Neither: the answer is the one to pass on.
 func (a *attempt) lookElsewhere(resp *http.Response) (next int, answered bool) {
-	s := &a.x.search
-	unknown := resp.StatusCode == http.StatusNotFound && a.code(resp) == "not_found"
-	if unknown && s.id == "" && a.x.app.app.Worlds > 1 {
-		s.id = a.x.namedConversation() // by now the body has been read
+	x, s := a.x, &a.x.search
+	if x.app.app.Worlds < 2 {
+		return none, false
+	}
+	notFound := resp.StatusCode == http.StatusNotFound
+	if notFound && s.id == "" {
+		s.id = x.namedConversation() // by now the body may have been read
 	}
 	switch {
 	case s.id == "":
 		return none, false
-	case unknown && s.kept == nil && !a.keep(resp):
-		return none, false
-	case !unknown && s.kept == nil:
-		return none, false
-	case !unknown && a.reason == lb.ReasonOK: // found
-		if resp.StatusCode < 300 {
-			a.x.p.conversations.learn(a.x.app.app.Decl.Name, s.id, a.route.Decl.Name)
+	case notFound && a.code(resp) == "not_found":
+		if s.kept == nil && !a.keep(resp) {
+			return none, false
 		}
+		s.denied = append(s.denied, a.i)
+		s.sure = s.sure || s.home
+		s.home = false
+		return a.elsewhere()
+	case s.kept == nil:
+		return none, false
+	case a.reason == lb.ReasonOK && !a.closed(resp): // found
+		if resp.StatusCode < 300 {
+			x.p.conversations.learn(x.app.app.Decl.Name, s.id, a.route.Decl.Name)
+		}
+		return none, false
+	case !a.harmless():
 		return none, false
 	}
 	return a.elsewhere()
 }
 
+// closed reports a 403 that is about the whole application, not this call.
+func (a *attempt) closed(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusForbidden && dify.TokenRejected(resp.StatusCode, a.code(resp))
+}
+
+// harmless reports whether the call may be made once more after this attempt,
+// which did not bring a 404.
+func (a *attempt) harmless() bool {
+	switch a.reason {
+	case lb.ReasonOK, lb.ReasonConnectFailed, lb.ReasonBusy, lb.ReasonTokenRejected:
+		return true // nothing was started
+	}
+	return idempotent(a.x.method) || a.x.app.app.Decl.Retry.NonIdempotent
+}
+
 // elsewhere gives this instance up and returns one of a world that was not
-// asked yet; without one it answers with the 404 held back.
+// asked yet; without one it answers.
 func (a *attempt) elsewhere() (next int, answered bool) {
-	x, s := a.x, &a.x.search
-	s.home = false
-	s.asked = append(s.asked, a.i)
+	x := a.x
+	if a.status == 0 && !a.harmless() {
+		x.refuse(refuse(a.reason, failureMessage(a.reason)))
+		return none, true
+	}
 	if x.body == nil || x.body.replayable() {
-		for i := range x.app.app.Instances {
-			same := func(j int) bool { return x.app.app.SameWorld(i, j) }
-			if x.alive(i) && !slices.ContainsFunc(s.asked, same) {
-				return i, false
-			}
+		if next := x.unasked(); next >= 0 {
+			return next, false
 		}
 	}
 	x.answerKept()
 	return none, true
+}
+
+// unasked returns an instance of a world that was not asked yet: of home, where
+// that has become known meanwhile, else in the user's failover order.
+func (x *exchange) unasked() int {
+	app := x.app.app
+	if home, known := x.home(); known && home >= 0 && !x.asked(home) {
+		x.search.home = true
+		return home
+	}
+	for walk := app.Ring.Walk(x.point); ; {
+		i, ok := walk.Next()
+		if !ok {
+			break
+		}
+		if next := x.askable(i); next >= 0 {
+			return next
+		}
+	}
+	for i := range app.Instances { // those without weight
+		if next := x.askable(i); next >= 0 {
+			return next
+		}
+	}
+	return none
+}
+
+// askable returns whom to ask in the world of instance i, none if it was asked.
+func (x *exchange) askable(i int) int {
+	if x.asked(i) {
+		return none
+	}
+	return x.inWorld(i)
+}
+
+// asked reports whether the world of instance i was asked.
+func (x *exchange) asked(i int) bool {
+	return slices.ContainsFunc(x.tried, func(j int) bool {
+		return x.app.app.SameWorld(i, j) && !slices.Contains(x.search.skipped, j)
+	})
+}
+
+// deniedByAll reports whether a 404 is the truth: every world that may hold the
+// conversation has said so, or the one that held it.
+func (x *exchange) deniedByAll() bool {
+	if x.search.sure {
+		return true
+	}
+	app := x.app.app
+	for i := range app.Instances {
+		said := func(j int) bool { return app.SameWorld(i, j) }
+		if app.Instances[i].Decl.State != lb.Disabled && !slices.ContainsFunc(x.search.denied, said) {
+			return false
+		}
+	}
+	return true
 }
 
 // keep holds a 404 back, if it is short.
@@ -172,14 +303,24 @@ func (a *attempt) keep(resp *http.Response) bool {
 	if err != nil || len(head) > errorBound {
 		return false
 	}
-	a.x.search.kept = &keptAnswer{resp.StatusCode, resp.Header, head, a.route.Decl.Name}
+	a.x.search.kept = &keptAnswer{resp.StatusCode, resp.Header, head, a.i}
 	return true
 }
 
-// answerKept passes on the answer that was held back.
+// answerKept ends a search that found nothing: with the answer that was held
+// back, unless an instance that could not be asked may know better. On a 404
+// clients forget the conversation.
 func (x *exchange) answerKept() {
+	if x.r.Context().Err() != nil {
+		x.refuse(refuse(x.interrupted(), failureMessage(lb.ReasonShutdown)))
+		return
+	}
+	if !x.deniedByAll() {
+		x.refuse(refuse(lb.ReasonNoInstance, "no instance that answers knows the conversation, and not all could be asked"))
+		return
+	}
 	k := x.search.kept
-	x.instance = k.instance
+	x.instance = x.app.app.Instances[k.from].Decl.Name
 	x.answerHeader(x.w.Header(), k.header)
 	x.status, x.reason, x.firstByte = k.status, lb.ReasonOK, time.Since(x.start)
 	x.begun = true
@@ -187,10 +328,15 @@ func (x *exchange) answerKept() {
 	x.w.WriteHeader(k.status)
 	n, _ := x.w.Write(k.body)
 	x.bytesOut += int64(n)
+	x.app.instances[k.from].stats.Flow(x.shard, 0, int64(n))
 }
 
 // staysHome reports whether a call must not be tried in another world: its
 // conversation is known to live in this one, so there it could only be denied.
 func (x *exchange) staysHome(from, to int) bool {
-	return x.search.home && !x.app.app.SameWorld(from, to)
+	if !x.search.home || x.app.app.SameWorld(from, to) {
+		return false
+	}
+	x.search.skipped = append(x.search.skipped, to)
+	return true
 }

@@ -50,13 +50,14 @@ func (m *memory) learn(app, id, place string) {
 	p := m.part(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.young) >= memoryPartSize {
+	key := memoryKey{app, id}
+	if _, known := p.young[key]; !known && len(p.young) >= memoryPartSize {
 		p.old, p.young = p.young, nil
 	}
 	if p.young == nil {
 		p.young = make(map[memoryKey]memoryEntry)
 	}
-	p.young[memoryKey{app, id}] = memoryEntry{place, time.Now()}
+	p.young[key] = memoryEntry{place, time.Now()}
 }
 
 // find returns where the id was seen last.
