@@ -226,6 +226,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 	run("store", p.store.Run)
 	run("apply", p.apply.run)
+	run("save", p.apply.save)
 	run("link", p.link.Run)
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
 	run("ejections", p.reportEjections)

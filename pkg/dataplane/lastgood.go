@@ -50,7 +50,7 @@ type lastGoodBody struct {
 // save writes the snapshot: to a new file, synced, renamed over the old one,
 // which stays as the generation before.
 func (l *lastGood) save(snap *lb.Snapshot) error {
-	doc, err := document.MarshalJSON(snap.Document(), true)
+	doc, err := document.MarshalCompact(snap.Document(), true)
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ type Secrets bool
 // empty cluster restores everything; without, tokens are named by hint and id,
 // which apply to a cluster that holds them.
 func MarshalJSON(doc *lb.Document, secrets Secrets) ([]byte, error) {
-	compact, err := marshal(doc, secrets)
+	compact, err := MarshalCompact(doc, secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -123,14 +123,15 @@ func MarshalJSON(doc *lb.Document, secrets Secrets) ([]byte, error) {
 
 // MarshalYAML writes the document as YAML; see MarshalJSON.
 func MarshalYAML(doc *lb.Document, secrets Secrets) ([]byte, error) {
-	compact, err := marshal(doc, secrets)
+	compact, err := MarshalCompact(doc, secrets)
 	if err != nil {
 		return nil, err
 	}
 	return JSONToYAML(compact)
 }
 
-func marshal(doc *lb.Document, secrets Secrets) ([]byte, error) {
+// MarshalCompact is MarshalJSON without white space, for programs.
+func MarshalCompact(doc *lb.Document, secrets Secrets) ([]byte, error) {
 	if !secrets {
 		return json.Marshal(doc)
 	}

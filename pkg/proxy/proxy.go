@@ -23,6 +23,7 @@ package proxy
 
 import (
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,13 +164,20 @@ func (p *Proxy) SetTable(t *route.Table) {
 }
 
 // SetHealth takes the probers' verdicts, by application and instance; what is
-// missing is unknown.
+// missing is unknown. The maps must not be changed afterwards: one that is the
+// same as before is taken to hold the same.
 func (p *Proxy) SetHealth(health map[string]map[string]lb.Verdict) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if sameMap(p.health, health) {
+		return
+	}
+	before := p.health
 	p.health = health
 	for name, st := range p.states {
-		st.setHealth(health[name])
+		if !sameMap(before[name], health[name]) {
+			st.setHealth(health[name])
+		}
 	}
 }
 
@@ -244,4 +252,9 @@ func (p *Proxy) Ejections(now time.Time) []Ejection {
 		}
 	}
 	return out
+}
+
+// sameMap reports whether two maps are one.
+func sameMap[V any](a, b map[string]V) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }

@@ -31,7 +31,7 @@ type appView struct {
 type appState struct {
 	stats     *stats.App
 	bucket    limit.Bucket   // per_app
-	users     *limit.Buckets // per_user
+	users     *limit.Buckets // per_user; nil until the declaration first has such a limit
 	instances map[string]*instanceState
 	decl      *lb.Application // newest; guarded by Proxy.mu
 }
@@ -76,12 +76,14 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 	if st == nil {
 		st = &appState{
 			stats:     p.opts.Registry.App(name),
-			users:     limit.NewBuckets(p.opts.Limits.UserKeys),
 			instances: make(map[string]*instanceState),
 		}
 		p.states[name] = st
 	}
 	st.decl = app.Decl
+	if app.Decl.RateLimit.PerUser != nil && st.users == nil {
+		st.users = limit.NewBuckets(p.opts.Limits.UserKeys)
+	}
 	av := &appView{app: app, state: st, instances: make([]*instanceState, len(app.Instances))}
 	for _, t := range app.Decl.UserTokens {
 		if t.Label == "" {
