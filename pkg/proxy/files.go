@@ -22,7 +22,8 @@ import (
 const (
 	filesPrefix  = "/files/"
 	maxOrigins   = 32               // instances asked for one link
-	filesTimeout = 30 * time.Second // until an instance has begun to answer
+	filesTimeout = 30 * time.Second // until one has begun to answer, and between two pieces of a file
+	askTimeout   = 10 * time.Second // until this one has
 )
 
 // origin is one address that some application has an instance at.
@@ -53,7 +54,7 @@ func (v *view) origins() []origin {
 			to := &a.app.Instances[i]
 			key := originKey(to)
 			if seen[key] || to.Decl.State == lb.Disabled || *a.instances[i].health.Load() == lb.Unhealthy {
-				continue
+				continue // of another application it may be usable
 			}
 			seen[key] = true
 			out = append(out, origin{key, a.instances[i].upstream, to.Decl.Name, to.Host, to.TLS})
@@ -86,27 +87,24 @@ func (x *exchange) serveFile(trusted bool) *refusal {
 		}
 	}
 	x.base = x.baseHeader(trusted)
+	x.base.Del("Connection") // no upgrades
+	x.base.Del("Upgrade")
 	ref := refuse(lb.ReasonNotFound, "no instance knows this link; it may have expired")
+	unsure := refuse(lb.ReasonConnectFailed, "no instance knows this link, and one that may have signed it could not be asked")
 	for _, o := range origins[:min(len(origins), maxOrigins)] {
-		resp, cancel, err := x.askForFile(o)
-		if err != nil {
-			if x.r.Context().Err() != nil {
-				return refuse(lb.ReasonClientGone, "")
-			}
-			ref = refuse(lb.ReasonConnectFailed, "an instance that may have signed this link could not be reached")
-			continue
+		if time.Since(x.start) > filesTimeout {
+			return unsure
 		}
-		if resp.StatusCode >= 400 && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
-			resp.Body.Close()
-			cancel()
-			continue
+		served, status := x.fetchFile(o)
+		switch {
+		case served:
+			x.p.files.learn("", id, o.key)
+			return nil
+		case x.r.Context().Err() != nil:
+			return refuse(x.interrupted(), failureMessage(lb.ReasonShutdown))
+		case status == 0 || status >= http.StatusInternalServerError:
+			ref = unsure
 		}
-		x.p.files.learn("", id, o.key)
-		x.instance = o.instance
-		x.passFile(resp)
-		resp.Body.Close()
-		cancel()
-		return nil
 	}
 	return ref
 }
@@ -123,8 +121,13 @@ func fileID(path string) string {
 	return rest
 }
 
-func (x *exchange) askForFile(o origin) (*http.Response, context.CancelFunc, error) {
+// fetchFile asks one instance and passes its answer on, unless that is a
+// refusal; then it returns the status, 0 if there was no answer.
+func (x *exchange) fetchFile(o origin) (served bool, status int) {
 	ctx, cancel := context.WithCancel(x.r.Context())
+	defer cancel()
+	watch := newWatchdog(askTimeout, cancel)
+	defer watch.stop()
 	scheme := "http"
 	if o.tls {
 		scheme = "https"
@@ -133,26 +136,38 @@ func (x *exchange) askForFile(o origin) (*http.Response, context.CancelFunc, err
 		Method: x.method, URL: &url.URL{Scheme: scheme, Host: o.host, Opaque: x.path, RawQuery: x.query},
 		Header: x.base.Clone(), Host: o.host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
-	late := time.AfterFunc(filesTimeout, cancel)
-	defer late.Stop()
 	resp, err := o.upstream.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		cancel()
-		return nil, nil, err
+		return false, 0
 	}
-	return resp, cancel, nil
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody has asked for it
+		return false, 0
+	case resp.StatusCode >= 400 && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable:
+		_, _ = io.CopyN(io.Discard, resp.Body, errorBound) // to use the connection further
+		return false, resp.StatusCode
+	}
+	x.instance = o.instance
+	x.passFile(resp, watch)
+	return true, resp.StatusCode
 }
 
-func (x *exchange) passFile(resp *http.Response) {
+// passFile passes the answer on as it arrives.
+func (x *exchange) passFile(resp *http.Response, watch *watchdog) {
 	x.answerHeader(x.w.Header(), resp.Header)
-	x.status, x.firstByte = resp.StatusCode, time.Since(x.start)
+	x.status, x.reason, x.firstByte = resp.StatusCode, lb.ReasonOK, time.Since(x.start)
+	x.begun = true
+	x.beforeWrite()
 	x.w.WriteHeader(resp.StatusCode)
 	buf := getBuffer()
 	defer putBuffer(buf)
 	for {
+		watch.expect(filesTimeout)
 		n, err := resp.Body.Read(*buf)
+		watch.pause() // while the client is waited for
 		if n > 0 {
-			_ = x.rc.SetWriteDeadline(time.Now().Add(x.p.opts.Limits.WriteTimeout))
+			x.beforeWrite()
 			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
 				x.reason = lb.ReasonClientGone
 				panic(http.ErrAbortHandler)
@@ -164,6 +179,9 @@ func (x *exchange) passFile(resp *http.Response) {
 		}
 		if err != nil {
 			x.reason = lb.ReasonUpstreamBroke
+			if x.r.Context().Err() != nil {
+				x.reason = x.interrupted()
+			}
 			panic(http.ErrAbortHandler)
 		}
 	}
