@@ -8,7 +8,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 FUZZTIME    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build up test lint race e2e cross fuzz bench generate clean
+.PHONY: help build up test lint race e2e cross fuzz bench gobench generate clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,8 +44,11 @@ fuzz: ## every fuzz target for FUZZTIME each
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 		echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
-bench: ## the benchmarks whose figures are in bench/README.md
-	$(GO) test -run '^$$' -bench . -benchmem ./pkg/ring ./pkg/route ./pkg/userid ./pkg/limit ./pkg/health ./pkg/stats ./pkg/dify ./pkg/proxy
+bench: build ## the speed table of bench/, against nginx and HAProxy where they are installed
+	$(GO) run ./bench/cmd/bench -quick -bin bin
+
+gobench: ## the Go benchmarks of the packages
+	$(GO) test -run '^$$' -bench . -benchmem ./pkg/...
 
 generate: ## the Go code of proto/ (needs protoc)
 	sh proto/generate.sh
