@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/url"
 	"os"
 	"sort"
 	"strconv"
@@ -26,7 +27,8 @@ func (c *cli) importCommand() *cobra.Command {
 }
 
 func (c *cli) importLuaCommand() *cobra.Command {
-	var honorWeights, apply bool
+	var honor honored
+	var apply bool
 	var o admin.ApplyOptions
 	cmd := &cobra.Command{
 		Use: "lua FILE", Short: "Take over the config.lua of the OpenResty balancer",
@@ -34,7 +36,9 @@ func (c *cli) importLuaCommand() *cobra.Command {
 document that means the same here; standard error says what was found, what it means here
 and what is left out. Users stay on the instances they are on: the order of instances, the
 hash and the number of virtual nodes are taken over, and weights, which that balancer
-never looked at, become 1 unless --honor-weights is given.
+never looked at, become 1 unless --honor-weights is given. Probes of /health, which that
+balancer never sent and Dify's nginx does not answer, become GET /v1/info unless every
+instance is on port 5001, Dify's API itself, or --honor-health-path is given.
 
 The document holds the tokens that the file holds; keep it as safe.`,
 		Example: `  lbctl import lua config.lua > difylb.yaml
@@ -53,7 +57,7 @@ The document holds the tokens that the file holds; keep it as safe.`,
 			if err != nil {
 				return err
 			}
-			im, err := importLua(cmd.Context(), name, text, honorWeights)
+			im, err := importLua(cmd.Context(), name, text, honor)
 			if err != nil {
 				return err
 			}
@@ -76,7 +80,8 @@ The document holds the tokens that the file holds; keep it as safe.`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&honorWeights, "honor-weights", false, "take weights over, which moves users where they differ")
+	f.BoolVar(&honor.weights, "honor-weights", false, "take weights over, which moves users where they differ")
+	f.BoolVar(&honor.healthPath, "honor-health-path", false, "probe /health where the file says so, also behind Dify's nginx, which has no such path")
 	f.BoolVar(&apply, "apply", false, "apply the document instead of printing it")
 	f.BoolVar(&o.DryRun, "dry-run", false, "with --apply: tell what would change, and change nothing")
 	f.BoolVar(&o.Prune, "prune", false, "with --apply: delete applications that the file does not name")
@@ -157,14 +162,18 @@ func (o object) MarshalJSON() ([]byte, error) {
 // imported is the document that a configuration comes to, and what there is to
 // say about it.
 type imported struct {
-	file         string
-	document     []byte // JSON
-	apps         int
-	instances    int
-	tokens       int
-	honorWeights bool
-	notes        []*note
+	file      string
+	document  []byte // JSON
+	apps      int
+	instances int
+	tokens    int
+	honor     honored
+	notes     []*note
 }
+
+// honored is what is taken over although that balancer never acted on it and
+// it may do harm here.
+type honored struct{ weights, healthPath bool }
 
 // note is one thing to know, and the places it is about.
 type note struct {
@@ -208,7 +217,7 @@ func (im *imported) faults() lb.Faults {
 }
 
 // importLua runs the configuration and turns what it comes to into a document.
-func importLua(ctx context.Context, file string, source []byte, honorWeights bool) (*imported, error) {
+func importLua(ctx context.Context, file string, source []byte, honor honored) (*imported, error) {
 	conf, err := runLua(ctx, file, source)
 	if err != nil {
 		return nil, err
@@ -218,7 +227,7 @@ func importLua(ctx context.Context, file string, source []byte, honorWeights boo
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	im := &imported{file: file, honorWeights: honorWeights}
+	im := &imported{file: file, honor: honor}
 	im.document, err = json.Marshal(im.root(root))
 	return im, err
 }
@@ -367,10 +376,11 @@ func (im *imported) application(name string, app, root *luaValue) any {
 	if r := im.rateLimit(at, app, root); r != nil {
 		out.put("rate_limit", r)
 	}
-	if h := im.healthCheck(app, root); h != nil {
+	instances := im.instanceList(at, app)
+	if h := im.healthCheck(at, app, root, instances); h != nil {
 		out.put("health_check", h)
 	}
-	out.put("instances", im.instanceList(at, app))
+	out.put("instances", instances)
 	for _, key := range app.keys {
 		if contains(instanceKeys, key) || contains(tokenKeys, key) || contains([]string{"consistent_hash", "rate_limit", "health_check", "timeouts", "timeout"}, key) {
 			continue
@@ -557,7 +567,7 @@ func ratePerSecond(s string) (float64, bool) {
 	return f / per, true
 }
 
-func (im *imported) healthCheck(app, root *luaValue) any {
+func (im *imported) healthCheck(at string, app, root *luaValue, instances any) any {
 	h := app.table("health_check")
 	if h == nil {
 		h = root.table("health_check")
@@ -582,7 +592,11 @@ func (im *imported) healthCheck(app, root *luaValue) any {
 		{"healthy_threshold", []string{"healthy_threshold", "rise", "success_threshold"}, (*luaValue).integer},
 		{"unhealthy_threshold", []string{"unhealthy_threshold", "fall", "fail_threshold", "failure_threshold"}, (*luaValue).integer},
 	} {
-		if v := h.first(f.theirs...); v != nil {
+		switch v := h.first(f.theirs...); {
+		case v == nil:
+		case f.ours == "path":
+			out.put("path", im.healthPath(at, v, instances))
+		default:
 			out.put(f.ours, f.read(v))
 		}
 	}
@@ -597,6 +611,52 @@ func (im *imported) healthCheck(app, root *luaValue) any {
 		return nil
 	}
 	return out
+}
+
+// healthPath keeps probes from asking for what is not there. /health is
+// gunicorn's, on the API's own port; Dify's nginx has no such location and
+// hands it to the web front end, so that every instance would be unhealthy.
+func (im *imported) healthPath(at string, path *luaValue, instances any) any {
+	if path.text != "/health" {
+		return path.scalar()
+	}
+	const what = "health_check.path"
+	if direct(instances) {
+		im.note(what, at, "/health is taken over: every instance is on port %s, where Dify's API answers it; /v1/info would look at the database and the token, too", apiPort)
+		return path.text
+	}
+	if im.honor.healthPath {
+		im.note(what, at, "/health is taken over; behind Dify's nginx there is no such path, and every instance would be unhealthy")
+		return path.text
+	}
+	im.note(what, at, "/health becomes /v1/info, asked with the token: behind Dify's nginx there is no /health, and every instance would be unhealthy (--honor-health-path takes it over)")
+	return "/v1/info"
+}
+
+// apiPort is where Dify's API listens when nothing is in front of it.
+const apiPort = "5001"
+
+// direct reports whether every instance is Dify's API itself.
+func direct(instances any) bool {
+	list, _ := instances.([]any)
+	for _, in := range list {
+		port := ""
+		o, _ := in.(object)
+		for _, m := range o {
+			switch m.key {
+			case "port":
+				port = fmt.Sprint(m.val)
+			case "url":
+				if u, err := url.Parse(fmt.Sprint(m.val)); err == nil {
+					port = u.Port()
+				}
+			}
+		}
+		if port != apiPort {
+			return false
+		}
+	}
+	return len(list) > 0
 }
 
 func (im *imported) instanceList(at string, app *luaValue) any {
@@ -639,7 +699,7 @@ func (im *imported) instance(at, name string, in *luaValue) any {
 	}
 	if w := in.first("weight"); w != nil {
 		switch {
-		case im.honorWeights:
+		case im.honor.weights:
 			out.put("weight", w.integer())
 			im.note("weight", at, "taken over; users move where the weights of an application differ")
 		default:

@@ -64,7 +64,7 @@ func TestImportLua_Shapes(t *testing.T) {
 		"function":                "local function make() return {applications = " + apps + "} end\nreturn make()",
 		"byte order mark":         "\xef\xbb\xbfreturn {applications = " + apps + "}",
 	} {
-		im, err := importLua(t.Context(), "config.lua", []byte(source), false)
+		im, err := importLua(t.Context(), "config.lua", []byte(source), honored{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -101,7 +101,7 @@ func TestImportLua_KeepsThePlacement(t *testing.T) {
 		{`{virtual_nodes = 150, hash_algorithm = "xxhash"}`, lb.ConsistentHash{VirtualNodes: 150, HashAlgorithm: lb.CRC32}, `"xxhash" fell back to crc32`},
 		{`{}`, lb.ConsistentHash{VirtualNodes: 200, HashAlgorithm: lb.CRC32}, "200 was that balancer's default"},
 	} {
-		im, err := importLua(t.Context(), "c", []byte(`return {consistent_hash = `+c.hash+`, applications = {a = {instances = {{name = "x", host = "h", token = "app-token-0000001"}}, consistent_hash = {virtual_nodes = 7}}}}`), false)
+		im, err := importLua(t.Context(), "c", []byte(`return {consistent_hash = `+c.hash+`, applications = {a = {instances = {{name = "x", host = "h", token = "app-token-0000001"}}, consistent_hash = {virtual_nodes = 7}}}}`), honored{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,6 +113,49 @@ func TestImportLua_KeepsThePlacement(t *testing.T) {
 		im.report(&notes)
 		if got := doc.Applications["a"].ConsistentHash; got != c.want || !strings.Contains(notes.String(), c.notes) || !strings.Contains(notes.String(), "looked at the common one only") {
 			t.Errorf("%s: %+v, %s", c.hash, got, notes.String())
+		}
+	}
+}
+
+func TestImportLua_ProbesOnlyWhatIsThere(t *testing.T) {
+	const (
+		nginx  = `{name = "a", host = "h1", port = 80, token = "app-token-0000001"}`
+		bare   = `{name = "b", host = "h2", token = "app-token-0000002"}`
+		direct = `{name = "c", host = "h3", port = 5001, token = "app-token-0000003"}`
+		text   = `{name = "d", host = "h4:5001", token = "app-token-0000004"}`
+		byURL  = `{name = "e", url = "http://h5:5001/v1", token = "app-token-0000005"}`
+		secure = `{name = "f", url = "https://h6/v1", token = "app-token-0000006"}`
+	)
+	for _, c := range []struct {
+		instances, path string
+		honor           bool
+		want, note      string
+	}{
+		{nginx, "/health", false, "/v1/info", "/health becomes /v1/info"},
+		{bare, "/health", false, "/v1/info", "/health becomes /v1/info"},
+		{secure, "/health", false, "/v1/info", "/health becomes /v1/info"},
+		{direct + "," + nginx, "/health", false, "/v1/info", "/health becomes /v1/info"},
+		{nginx, "/health", true, "/health", "every instance would be unhealthy"},
+		{direct + "," + text + "," + byURL, "/health", false, "/health", "every instance is on port 5001"},
+		{nginx, "/v1/parameters", false, "/v1/parameters", ""},
+		{nginx, "/healthy", false, "/healthy", ""},
+	} {
+		im, err := importLua(t.Context(), "c", []byte(`return {health_check = {path = "`+c.path+`"}, applications = {a = {user_tokens = {"user-token-0000001"}, instances = {`+c.instances+`}}}}`), honored{healthPath: c.honor})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fs := im.faults(); len(fs) > 0 {
+			t.Fatal(fs)
+		}
+		doc, err := document.Parse(im.document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var notes strings.Builder
+		im.report(&notes)
+		check := doc.Applications["a"].Check
+		if check.Path != c.want || !check.SendToken || !strings.Contains(notes.String(), c.note) || c.note == "" && strings.Contains(notes.String(), "health_check.path") {
+			t.Errorf("%s of %s: %+v, %s", c.path, c.instances, check, notes.String())
 		}
 	}
 }

@@ -170,7 +170,7 @@ func FuzzSandbox(f *testing.F) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		im, err := importLua(ctx, "config.lua", []byte(source), false)
+		im, err := importLua(ctx, "config.lua", []byte(source), honored{})
 		if err != nil {
 			return
 		}
