@@ -41,7 +41,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	defer nodes.Stop()
 	quiet := time.NewTimer(s.heartbeat)
 	defer quiet.Stop()
-	for e.flush() == nil {
+	// A stream may outlive its token. Looking costs next to nothing, and the
+	// nodes bring us here often enough, however quiet or busy it is.
+	admitted := func() bool {
+		_, valid := s.store.Access(callerOf(r).hash)
+		return valid
+	}
+	for admitted() && e.flush() == nil {
 		if e.sent {
 			e.sent = false
 			quiet.Reset(s.heartbeat)
@@ -52,9 +58,6 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 		case <-nodes.C:
 			e.lookNodes(nodesByID(s.hub.Nodes()))
 		case <-quiet.C:
-			if _, valid := s.store.Access(callerOf(r).hash); !valid {
-				return nil // revoked meanwhile
-			}
 			e.comment()
 		case <-r.Context().Done():
 			return nil
@@ -62,7 +65,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 			return nil
 		}
 	}
-	return nil // the client went away
+	return nil // the client went away, or its token was revoked
 }
 
 // eventStream turns successive states into events.

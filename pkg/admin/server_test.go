@@ -1259,25 +1259,56 @@ func TestEvents_AnotherEpochIsAReset(t *testing.T) {
 
 func TestEvents_EndWithTheToken(t *testing.T) {
 	closing, closeNow := context.WithCancel(ctx)
-	f := newFixture(t, func(o *Options) { o.Heartbeat, o.Closing = 10*time.Millisecond, closing })
-	started := make(chan struct{})
+	// An hour without a heartbeat: neither silence nor events keep the stream.
+	f := newFixture(t, func(o *Options) { o.Heartbeat, o.Closing = time.Hour, closing })
+	started := make(chan struct{}, 1)
 	ended := make(chan error)
 	follow := func(role AccessRole) {
-		go func() { ended <- f.client(role).Events(ctx, func(Event) error { started <- struct{}{}; return nil }) }()
+		go func() {
+			ended <- f.client(role).Events(ctx, func(Event) error {
+				select {
+				case started <- struct{}{}:
+				default:
+				}
+				return nil
+			})
+		}()
 		<-started
+	}
+	over := func(what string) {
+		t.Helper()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, lb.ErrUnavailable) {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the stream goes on", what)
+		}
 	}
 	follow(RoleViewer)
 	if err := f.store.DeleteAccess(ctx, f.tokens[RoleViewer].Hash()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; !errors.Is(err, lb.ErrUnavailable) {
-		t.Error(err)
+	over("a quiet one")
+	follow(RoleOperator)
+	busy, idle := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { // ends by idle: an event at every look at the nodes
+		for n := int64(1); busy.Err() == nil; n++ {
+			f.hub.set(0, proxy("p1", n))
+			time.Sleep(eventNodePoll / 2)
+		}
+	})
+	if err := f.store.DeleteAccess(ctx, f.tokens[RoleOperator].Hash()); err != nil {
+		t.Fatal(err)
 	}
+	over("a busy one")
+	idle()
+	wg.Wait()
 	follow(RoleAdmin)
 	closeNow()
-	if err := <-ended; !errors.Is(err, lb.ErrUnavailable) {
-		t.Error(err)
-	}
+	over("one of a server that closes")
 }
 
 func TestClient_AsksForTheRest(t *testing.T) {
