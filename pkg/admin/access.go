@@ -244,7 +244,8 @@ const TokenFile = "admin.token"
 // EnsureAdminToken makes the first access token: where the store holds none, it
 // writes a token of 256 random bits and the role admin to TokenFile in dataDir
 // (mode 0600, in one step) and stores its hash. It logs the file's name, never
-// the token. Where the store holds one already it does nothing. Of several
+// the token; a file that an earlier life of the store left is replaced, with a
+// warning. Where the store holds one already it does nothing. Of several
 // lb-admins that start at once, each may make one; all of them are valid. It
 // needs the store to run, and waits for its first snapshot.
 func (s *Server) EnsureAdminToken(ctx context.Context, dataDir string) error {
@@ -260,10 +261,16 @@ func (s *Server) EnsureAdminToken(ctx context.Context, dataDir string) error {
 	}
 	token := lb.NewSecret(accessPrefix)
 	file := filepath.Join(dataDir, TokenFile)
+	_, err := os.Lstat(file)
+	replaced := err == nil && !s.wroteToken.Load()
 	// The file first: a token in the store that nobody knows would keep every
 	// later start from making one.
 	if err := writeSecretFile(file, token); err != nil {
 		return fmt.Errorf("write admin token: %w", err)
+	}
+	s.wroteToken.Store(true)
+	if replaced {
+		s.log.Warn().Str("file", file).Msg("the store holds no access token, so it is new or was wiped; the token that this file held, and every other made before, is not valid any more, and a new one has taken its place")
 	}
 	name := "admin"
 	if s.nodeID != "" {

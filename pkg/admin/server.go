@@ -68,6 +68,7 @@ type Server struct {
 
 	penalties   penalties
 	wrongTokens atomic.Uint64
+	wroteToken  atomic.Bool // TokenFile is this process's, not of an earlier one
 }
 
 // New makes a server.

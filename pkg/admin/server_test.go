@@ -1159,8 +1159,47 @@ func TestEnsureAdminToken_OnceAndPrivate(t *testing.T) {
 		t.Error(r)
 	}
 	log := f.log.String()
-	if strings.Contains(log, token) || strings.Count(log, file) != 1 {
+	if strings.Contains(log, token) || strings.Count(log, file) != 1 || strings.Contains(log, `"level":"warn"`) {
 		t.Errorf("log %s", log)
+	}
+}
+
+// A store that lost everything gets a new token, and whoever holds the old one
+// can read why it is refused.
+func TestEnsureAdminToken_WarnsWhenItReplacesOne(t *testing.T) {
+	f := newFixture(t)
+	for _, token := range f.tokens {
+		if err := f.store.DeleteAccess(ctx, token.Hash()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, TokenFile)
+	if err := os.WriteFile(file, []byte("lb-of-an-earlier-life\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.server.EnsureAdminToken(ctx, dir); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil || strings.Contains(string(raw), "earlier") {
+		t.Fatalf("%s, %v", raw, err)
+	}
+	log := f.log.String()
+	if strings.Count(log, `"level":"warn"`) != 1 || !strings.Contains(log, file) || !strings.Contains(log, "is not valid any more") {
+		t.Errorf("log %s", log)
+	}
+	if strings.Contains(log, strings.TrimSpace(string(raw))) || strings.Contains(log, "earlier-life") {
+		t.Errorf("the log shows a token: %s", log)
+	}
+	// Its own file, when the store did not take the token at first, is none of an earlier life.
+	for _, token := range f.store.AccessTokens() {
+		if err := f.store.DeleteAccess(ctx, token.SHA256); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.server.EnsureAdminToken(ctx, dir); err != nil || strings.Count(f.log.String(), `"level":"warn"`) != 1 {
+		t.Errorf("%v: log %s", err, f.log)
 	}
 }
 
