@@ -1,8 +1,11 @@
 // Package etcdlog carries what etcd's client and server log with zap into
-// zerolog, so that one process has one log. It knows nothing of etcd itself.
+// zerolog, so that one process has one log. It knows nothing of etcd itself,
+// and of what is kept there only that a SHA-256 must not be shown whole.
 package etcdlog
 
 import (
+	"regexp"
+
 	"github.com/rs/zerolog"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -61,8 +64,41 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if e.LoggerName != "" {
 		ev = ev.Str("logger", e.LoggerName)
 	}
-	ev.Fields(enc.Fields).Msg(e.Message)
+	ev.Fields(cut(enc.Fields)).Msg(cutText(e.Message))
 	return nil
+}
+
+// digest matches a SHA-256 in hexadecimal. etcd logs the keys of slow requests,
+// and keys hold the hashes of tokens: their first 16 digits are public ids,
+// whoever has the whole can test guesses of a token against it.
+var digest = regexp.MustCompile(`([0-9A-Fa-f]{16})[0-9A-Fa-f]{48}`)
+
+func cutText(s string) string {
+	if len(s) < 64 {
+		return s
+	}
+	return digest.ReplaceAllString(s, "$1…")
+}
+
+// cut shortens the digests in what a zapcore.MapObjectEncoder holds.
+func cut(v any) any {
+	switch v := v.(type) {
+	case string:
+		return cutText(v)
+	case map[string]any:
+		out := make(map[string]any, len(v)) // it may be the caller's
+		for key, val := range v {
+			out[key] = cut(val)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, val := range v {
+			out[i] = cut(val)
+		}
+		return out
+	}
+	return v
 }
 
 func (c *core) Sync() error { return nil }

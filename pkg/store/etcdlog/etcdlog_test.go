@@ -46,3 +46,23 @@ func TestNew_DemotesWhatItIsToldTo(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestNew_ShowsNoWholeDigest(t *testing.T) {
+	const hash = "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef"
+	var out bytes.Buffer
+	log := New(zerolog.New(&out), zapcore.InfoLevel, nil).With(zap.String("with", hash))
+	log.Warn("about "+hash,
+		zap.String("request content", `compare:<key:"/lb/tokens/`+hash+`" > success:<request_put:<key:"/lb/access/`+hash+`" value_size:9 > >`),
+		zap.Error(errors.New("key "+hash)), zap.Strings("keys", []string{hash}), zap.ByteString("bytes", []byte(hash)),
+		zap.Any("any", map[string]any{"list": []any{hash}}), zap.Dict("dict", zap.String("key", hash)), zap.String("short", hash[:63]))
+	s := out.String()
+	if strings.Contains(s, hash) {
+		t.Errorf("a whole digest: %s", s)
+	}
+	if n := strings.Count(s, hash[:16]+"…"); n != 9 {
+		t.Errorf("%d public ids, want 9: %s", n, s)
+	}
+	if !strings.Contains(s, `"short":"`+hash[:63]+`"`) {
+		t.Errorf("what is no digest was changed: %s", s)
+	}
+}
