@@ -1,6 +1,7 @@
 package store
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -65,6 +66,10 @@ func (c *client) close() error {
 	return err
 }
 
+// told are messages about attempts that failed, our own cancelling included:
+// who asked is told the error, and decides what it is worth.
+func told(message string) bool { return strings.HasPrefix(message, "retrying of unary invoker failed") }
+
 func dial(opt Options) func() (*clientv3.Client, error) {
 	return func() (*clientv3.Client, error) {
 		return clientv3.New(clientv3.Config{
@@ -77,7 +82,7 @@ func dial(opt Options) func() (*clientv3.Client, error) {
 			// and any ping while nothing is asked of it.
 			DialKeepAliveTime:    5 * time.Second,
 			DialKeepAliveTimeout: 3 * time.Second,
-			Logger:               etcdlog.New(opt.Log, zapcore.WarnLevel, nil),
+			Logger:               etcdlog.New(opt.Log, zapcore.WarnLevel, told),
 			DialOptions: []grpc.DialOption{
 				// gRPC's own maximum of two minutes would keep us away long
 				// after etcd is back.

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -441,5 +443,42 @@ func TestPoisonedKey_IsHealedByPuttingItsLastGoodValue(t *testing.T) {
 		if again := update(t, s, declare); again.Changed {
 			t.Errorf("%s: a sound store was written to: %+v", c.key, again.Changes)
 		}
+	}
+}
+
+// A change that was made is not reported as trouble because its maker goes away.
+func TestUpdate_IsNoWarningWhenItsMakerLeaves(t *testing.T) {
+	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
+	var log bytes.Buffer
+	s, err := store.Open(store.Options{Endpoints: []string{end}, Prefix: prefix, Log: zerolog.New(zerolog.SyncWriter(&log)).Level(zerolog.WarnLevel)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	k := newLink(t, end)
+	s.WatchVia(k.url())
+	running, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(running) }()
+	defer func() { stop(); <-done }()
+	await(t, s, 1)
+	k.freeze() // the watch does not see the change
+	ctx, leave := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() {
+		_, err := s.Update(ctx, audit, func(d *store.Draft) error { d.Put(application("shop", "a")); return nil })
+		over <- err
+	}()
+	cli := etcd(t, end)
+	eventually(t, "the change is in etcd", func() bool { return rawGet(t, cli, prefix+"/apps/shop") != "" })
+	leave()
+	if err := <-over; err != nil {
+		t.Logf("the change was made, and its answer lost: %v", err)
+	}
+	k.thaw()
+	stop()
+	<-done
+	if strings.Contains(log.String(), "has not seen it yet") {
+		t.Error(log.String())
 	}
 }

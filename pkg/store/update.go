@@ -179,7 +179,7 @@ func (s *Store) waitFor(ctx context.Context, rev int64) error {
 func (s *Store) catchUp(ctx context.Context, rev int64) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	if err := s.WaitRevision(ctx, rev); err != nil {
+	if err := s.WaitRevision(ctx, rev); err != nil && !errors.Is(err, context.Canceled) { // cancelled: nobody will read
 		s.log.Warn().Err(err).Int64("revision", rev).Msg("change written, but the watch has not seen it yet")
 	}
 }

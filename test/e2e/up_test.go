@@ -99,9 +99,13 @@ func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 			t.Errorf("%s\nsays (%v), want %q in it:\n%s", command, err, want, out)
 		}
 	}
+	before := len(d.up.log())
 	d.up.signal(syscall.SIGINT)
 	if code := d.up.wait(20 * time.Second); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C, want 0", code)
+	}
+	if said := d.up.log()[before:]; complaint.MatchString(said) {
+		t.Errorf("an orderly end is logged as trouble: %s", said)
 	}
 	for _, usual := range demoPorts {
 		if !portFree(d.port(usual)) {
@@ -112,6 +116,9 @@ func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 		t.Error("a process of its group still runs")
 	}
 }
+
+// complaint is a line of the console's log that is worse than informational.
+var complaint = regexp.MustCompile(`(?m)^\S+ (WRN|ERR|FTL|PNC) `)
 
 // printedCommands are the indented lines after "Try", with continued lines joined.
 func printedCommands(out string) (commands []string) {
