@@ -24,6 +24,13 @@ func (s *Server) stream(x *exchange, r *run, from int, sel selectors, endAfter i
 	}()
 	x.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 	outcome = st.run(r, from)
+	if outcome == cancelled {
+		select {
+		case <-running(x.r.Context()):
+			outcome = broken // the client did not go: Run ended, and closed the connection
+		default:
+		}
+	}
 }
 
 type outcome int
