@@ -439,6 +439,24 @@ func TestConversation_HomeIsUnreachable(t *testing.T) {
 	}
 }
 
+// The home that was known is believed when it says that there is no such
+// conversation any more, whoever else is down.
+func TestConversation_DeletedAtHomeIsGone(t *testing.T) {
+	e := newEstate(t, nil, "a", "b", "c")
+	user := e.userOf("a")
+	id := e.begin(user, "a")
+	e.p.SetHealth(map[string]map[string]lb.Verdict{"shop": {"c": {Health: lb.Unhealthy}}})
+	if resp, body := e.do("DELETE", "/v1/conversations/"+id, "", `{"user":"`+user+`"}`); resp.StatusCode != 204 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	if status, _, _ := e.chat(user, id, "blocking"); status != 404 {
+		t.Errorf("deleted: %d", status)
+	}
+	if status, _, _ := e.chat(user, nowhere, "blocking"); status != 503 {
+		t.Errorf("never seen: %d", status)
+	}
+}
+
 // nextOf returns who serves a user's new conversations.
 func (e *estate) nextOf(user string) string {
 	app := e.p.Table().App("shop")
