@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	// holdOff is the least time between two applications of a change. The
-	// first change after a quiet time is applied at once; in a storm of them
-	// each application takes in all that has come meanwhile.
-	holdOff = 20 * time.Millisecond
+	// Between two applications of a change lies holdOffFactor times what the
+	// one before took, within bounds: in a storm of changes applying them takes
+	// a fifth of a core at most, and each application takes in all that has come
+	// meanwhile. A change after a quiet time is applied at once.
+	holdOffFactor = 4
+	minHoldOff    = time.Millisecond
+	maxHoldOff    = 100 * time.Millisecond
 	// storeWait is how long a start waits for etcd before it serves by the
 	// last good state on disk.
 	storeWait = 2 * time.Second
@@ -44,6 +47,7 @@ type applier struct {
 	// Owned by run.
 	receipt   cluster.Receipt
 	lastApply time.Time
+	took      time.Duration // of the last application
 	warned    time.Time // when a refused snapshot was last complained about
 }
 
@@ -93,7 +97,7 @@ func (a *applier) run(ctx context.Context) error {
 			if pending {
 				continue
 			}
-			if d := holdOff - time.Since(a.lastApply); d > 0 {
+			if d := a.holdOff() - time.Since(a.lastApply); d > 0 {
 				wait.Reset(d)
 				pending = true
 				continue
@@ -104,6 +108,11 @@ func (a *applier) run(ctx context.Context) error {
 			a.take(a.store.Current())
 		}
 	}
+}
+
+// holdOff is the least time between the last application and the next.
+func (a *applier) holdOff() time.Duration {
+	return min(max(holdOffFactor*a.took, minHoldOff), maxHoldOff)
 }
 
 // take looks at a snapshot from the store and puts it in force, unless that
@@ -228,7 +237,7 @@ func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) 
 	a.proxy.SetTable(table)
 	old := a.held.Swap(snap)
 	now := time.Now()
-	a.lastApply = now
+	a.lastApply, a.took = now, now.Sub(start)
 	a.link.SetSnapshot(snap)
 	if prev == nil || prev.ConfigRevision != table.ConfigRevision || prev.Epoch != table.Epoch || a.receipt.Refused != "" {
 		a.receipt = cluster.Receipt{

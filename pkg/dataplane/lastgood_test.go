@@ -114,3 +114,11 @@ func TestApplier_SuspectsAStoreThatLostMost(t *testing.T) {
 		}
 	}
 }
+
+func TestApplier_HoldsOffInProportion(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{0: time.Millisecond, 100 * time.Microsecond: time.Millisecond, 5 * time.Millisecond: 20 * time.Millisecond, time.Second: 100 * time.Millisecond} {
+		if got := (&applier{took: took}).holdOff(); got != want {
+			t.Errorf("after %v: %v, want %v", took, got, want)
+		}
+	}
+}
