@@ -48,7 +48,7 @@ type applier struct {
 	receipt   cluster.Receipt
 	lastApply time.Time
 	took      time.Duration // of the last application
-	warned    time.Time // when a refused snapshot was last complained about
+	warned    time.Time     // when a refused snapshot was last complained about
 }
 
 // applyFacts is what metrics and readiness show.
