@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"pkg/controlplane": {"pkg/admin", "pkg/cluster", "pkg/daemon", "pkg/health", "pkg/route", "pkg/store", "pkg/store/embedded"},
 	"pkg/dataplane":    {"pkg/cluster", "pkg/daemon", "pkg/document", "pkg/proxy", "pkg/route", "pkg/stats", "pkg/store"},
 	// Edges: one protocol each.
-	"pkg/proxy":             {"pkg/dify", "pkg/health", "pkg/limit", "pkg/ring", "pkg/route", "pkg/stats", "pkg/userid"},
+	"pkg/proxy":             {"pkg/dify", "pkg/h1", "pkg/health", "pkg/limit", "pkg/ring", "pkg/route", "pkg/stats", "pkg/userid"},
 	"pkg/admin":             {"pkg/cluster", "pkg/document", "pkg/route", "pkg/store"},
 	"pkg/cluster":           {"pkg/stats", "proto"},
 	"pkg/store":             {"pkg/document", "pkg/store/etcdlog"},
