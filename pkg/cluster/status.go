@@ -70,7 +70,7 @@ type ApplicationStatus struct {
 	Active        int64                      `json:"active"`
 	Instances     map[string]*InstanceStatus `json:"instances"`
 	Usage         *UsageStatus               `json:"usage,omitempty"` // nil: none
-	// TokenLabels are the user tokens by label, "" those without one; empty
+	// TokenLabels are the user tokens by label; those without one are not listed; empty
 	// while there is no Usage. A label stays when its tokens are removed.
 	TokenLabels map[string]*LabelStatus `json:"token_labels,omitempty"`
 }

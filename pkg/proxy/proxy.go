@@ -8,13 +8,16 @@
 //
 //	server.go    accept, limits of connections, shutdown
 //	conn.go      a client's connection: errors below the handler
+//	inspect.go   what is refused before net/http sees it
 //	handler.go   local answers, and the steps of a routed request in order
 //	call.go      what decides: application, user, limits, instance, retry
 //	body.go      the client's body: scanned, kept as far as needed, replayed
 //	upstream.go  the pool of connections to one instance
 //	relay.go     attempts on instances, the answer on its way back, upgrades
 //	stop.go      stops, which may concern several instances
-//	tasks.go     which instance runs which task
+//	conversation.go  conversations stay where they were begun
+//	files.go     signed links go to who signed them
+//	memory.go    which instance runs a task, holds a conversation, signed a file
 //	headers.go   what is rewritten in both heads
 //	view.go      a Table with the run-time state beside it
 //	account.go   counters at the end of a request

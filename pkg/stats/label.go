@@ -19,7 +19,7 @@ type labelShard struct {
 }
 
 // Label returns the figures of a label of user tokens, made at the first
-// call; "" is the tokens that have none. The pointer stays valid; keep it, so
+// call. Tokens without a label need none. The pointer stays valid; keep it, so
 // that the path of a request looks nothing up. Labels must come from the
 // configuration only.
 func (a *App) Label(name string) *Label {
