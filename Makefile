@@ -28,7 +28,8 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) tool staticcheck ./...
 
 race: ## unit and integration tests under the race detector
-	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/test/(e2e|docs)')
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/(test/(e2e|docs)|pkg/store)')
+	$(GO) test -race -timeout 15m -p 1 ./pkg/store/... # one at a time: they stop and kill etcds, and wait for elections
 
 e2e: build ## the cluster as real processes, driven by a real Dify SDK; the commands of the docs
 	@if command -v npm >/dev/null; then cd test/sdk && npm ci --no-audit --no-fund --silent; else echo "npm is not installed: the SDK scenarios are left out"; fi

@@ -45,8 +45,8 @@ type Options struct {
 const (
 	opTimeout = 3 * time.Second // one request to etcd
 	// Finding out whether a write was carried out: people wait for it. etcd
-	// elects a new leader in 1 to 2 s.
-	writeTimeout = 4 * time.Second
+	// elects a new leader in 1 to 2 s, a busy machine in more.
+	writeTimeout = 6 * time.Second
 )
 
 // Store is a cluster's state in etcd. Open it, Run it, and use it from any
