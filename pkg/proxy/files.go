@@ -68,13 +68,7 @@ func (x *exchange) serveFile(trusted bool) *refusal {
 	if x.method != http.MethodGet && x.method != http.MethodHead {
 		return refuse(lb.ReasonNotFound, "signed links are for GET")
 	}
-	if ref := checkTarget(x.path, x.query); ref != nil {
-		return ref
-	}
-	if x.v = x.p.view.Load(); x.v == nil {
-		return refuse(lb.ReasonNoInstance, "this proxy has no configuration yet")
-	}
-	if ref := x.admitAddress(); ref != nil {
+	if ref := x.admit(); ref != nil {
 		return ref
 	}
 	id := fileID(x.path)

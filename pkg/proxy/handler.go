@@ -113,13 +113,7 @@ func (x *exchange) serve(trusted bool) *refusal {
 	case !strings.HasPrefix(x.path, "/v1/"):
 		return refuse(lb.ReasonNotFound, "there is nothing here; Dify's API is under /v1/")
 	}
-	if ref := checkTarget(x.path, x.query); ref != nil {
-		return ref
-	}
-	if x.v = x.p.view.Load(); x.v == nil {
-		return refuse(lb.ReasonNoInstance, "this proxy has no configuration yet")
-	}
-	if ref := x.admitAddress(); ref != nil {
+	if ref := x.admit(); ref != nil {
 		return ref
 	}
 	if ref := x.authorize(x.r.Header["Authorization"]); ref != nil {
@@ -140,6 +134,18 @@ func (x *exchange) serve(trusted bool) *refusal {
 	}
 	x.base = x.baseHeader(trusted)
 	return x.forward()
+}
+
+// admit lets a request in whose target is sound and whose client keeps within
+// its limit, and gives it the configuration that it will be served by.
+func (x *exchange) admit() *refusal {
+	if ref := checkTarget(x.path, x.query); ref != nil {
+		return ref
+	}
+	if x.v = x.p.view.Load(); x.v == nil {
+		return refuse(lb.ReasonNoInstance, "this proxy has no configuration yet")
+	}
+	return x.admitAddress()
 }
 
 // checkHead applies the limits that net/http does not know.
