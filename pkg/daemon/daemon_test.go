@@ -207,3 +207,12 @@ func TestCheckAddress_RefusesWhatIsNone(t *testing.T) {
 		}
 	}
 }
+
+func TestPercentFor_KeepsTheFloor(t *testing.T) {
+	const mib = 1 << 20
+	for live, want := range map[uint64]int{0: 800, mib: 800, 4 * mib: 800, 10 * mib: 300, 32 * mib: 100, 500 * mib: 100} {
+		if got := percentFor(live, 32*mib); got != want {
+			t.Errorf("live %d MiB: %d, want %d", live/mib, got, want)
+		}
+	}
+}

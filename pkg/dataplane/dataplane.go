@@ -228,6 +228,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("apply", p.apply.run)
 	run("save", p.apply.save)
 	run("link", p.link.Run)
+	run("gc", func(ctx context.Context) error { return daemon.TuneGC(ctx, gcFloor) })
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
 	run("ejections", p.reportEjections)
 	if p.accessLog != nil {
@@ -265,6 +266,10 @@ func (p *Plane) Run(ctx context.Context) error {
 	p.log.Info().Msg("stopped")
 	return failed
 }
+
+// gcFloor is what is allocated at least between two garbage collections. A
+// proxy lives on a few MiB and at full load allocates hundreds a second.
+const gcFloor = 32 << 20
 
 // firstState bounds how long clients wait at the door for a configuration.
 const firstState = 3 * time.Second
