@@ -27,6 +27,7 @@ import (
 	"difylb/pkg/admin"
 	"difylb/pkg/cluster"
 	"difylb/pkg/daemon"
+	"difylb/pkg/dashboard"
 	"difylb/pkg/health"
 	"difylb/pkg/lb"
 	"difylb/pkg/route"
@@ -166,8 +167,9 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
 		Table: p.table.Load, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
-		Metrics: promhttp.HandlerFor(p.metrics(st, hub), promhttp.HandlerOpts{}),
-		Checks:  map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
+		Metrics:   promhttp.HandlerFor(p.metrics(st, hub), promhttp.HandlerOpts{}),
+		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
+		Dashboard: dashboard.Handler(),
 	})
 	httpServer := &http.Server{Handler: rest.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
 	grpcServer := cluster.NewServer(hub, p.tls)
