@@ -10,10 +10,14 @@ import { pill, section, table, tile, traffic, why } from "./parts.js";
 export const application = { load, render };
 
 const sampleUsers = 400;
-const atOnce = 6; // as many connections as browsers open to one server
+const atOnce = 4; // browsers open 6 connections to one server; events and status need theirs
 
 async function load(ctx, signal) {
-  ctx.data.declared = await ctx.api.get(path("apps", ctx.params[0]), { signal });
+  const { data } = ctx;
+  const before = data.declared?.revision;
+  data.declared = await ctx.api.get(path("apps", ctx.params[0]), { signal });
+  // What was found out about placement holds for one declaration.
+  if (before !== data.declared.revision) Object.assign(data, { counted: null, explained: null });
 }
 
 function render(ctx) {
@@ -109,7 +113,7 @@ function placement(ctx, declared) {
     }
     ctx.redraw();
   };
-  const part = (n) => (counted?.n ? (counted.owned.get(n) ?? 0) / counted.n : null);
+  const part = (n) => (counted?.n ? (counted.taken.get(n) ?? 0) / counted.n : null);
   return section(t("ring.title"),
     h("p", { class: "dim" }, t("ring.about", { algorithm: declared.consistent_hash.hash_algorithm, n: declared.consistent_hash.virtual_nodes })),
     h("div", { class: "ringbars" },
@@ -137,16 +141,17 @@ function question(app, user) {
   return `explain?app=${encodeURIComponent(app)}&user=${encodeURIComponent(user)}`;
 }
 
-/** measure asks the server where made-up users belong: its answer is the ring's own. */
+/** measure asks the server who takes the requests of made-up users: the proxies' own answer. */
 async function measure(ctx, app) {
   const { data } = ctx;
-  Object.assign(data, { counting: true, unmeasured: "", counted: { n: 0, owned: new Map() } });
+  const counted = { n: 0, taken: new Map() };
+  Object.assign(data, { counting: true, unmeasured: "", counted });
   let next = 0;
   const ask = async () => {
-    while (next < sampleUsers && ctx.data === data) {
-      const { owner } = await ctx.api.get(question(app, `sample-user-${crypto.getRandomValues(new Uint32Array(1))[0]}-${next++}`));
-      data.counted.owned.set(owner, (data.counted.owned.get(owner) ?? 0) + 1);
-      data.counted.n++;
+    while (next < sampleUsers && ctx.data === data && data.counted === counted) {
+      const { chosen } = await ctx.api.get(question(app, `sample-user-${crypto.getRandomValues(new Uint32Array(1))[0]}-${next++}`));
+      counted.taken.set(chosen, (counted.taken.get(chosen) ?? 0) + 1);
+      counted.n++;
       ctx.redraw();
     }
   };

@@ -37,7 +37,7 @@ export function bytes(n) {
   return `${format({ maximumFractionDigits: n < 10 && i > 0 ? 1 : 0 }).format(n)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][i]}`;
 }
 
-/** seconds writes a span in its two largest units. */
+/** span writes seconds in its two largest units. */
 export function span(seconds) {
   if (!known(seconds)) return unknown;
   if (seconds < 1 && seconds > 0) return ms(seconds * 1000);
@@ -51,6 +51,12 @@ export function span(seconds) {
 export function time(text) {
   const d = new Date(text);
   return isNaN(d) ? unknown : d.toLocaleString(locale(), { dateStyle: "medium", timeStyle: "medium" });
+}
+
+/** moment is time without seconds, for where there is little room. */
+export function moment(text) {
+  const d = new Date(text);
+  return isNaN(d) ? unknown : d.toLocaleString(locale(), { dateStyle: "medium", timeStyle: "short" });
 }
 
 export function clock(at) {

@@ -51,10 +51,10 @@ export function appLink(name) {
 
 /** why puts in words what is known about the status of an instance. */
 export function why(ctx, app, name, instance) {
-  const parts = [t("why.since", { time: f.time(instance.since) })];
+  const parts = [t("why.since", { time: f.moment(instance.since) })];
   const seen = ctx.events.find((e) => e.type === "health" && e.data.app === app && e.data.instance === name);
   if (seen?.data.reason && seen.data.to === instance.status) parts.push(t("why.probe", { reason: seen.data.reason }));
-  if (instance.last_error) parts.push(t("why.error", { reason: word("reason", instance.last_error.reason), time: f.time(instance.last_error.time) }));
+  if (instance.last_error) parts.push(t("why.error", { reason: word("reason", instance.last_error.reason), time: f.moment(instance.last_error.time) }));
   return parts.join(" · ");
 }
 
