@@ -59,7 +59,7 @@ export default {
   "tile.incomplete": "incomplete",
   "tile.revision": "configuration at revision {n}",
   "tile.active": "Open requests",
-  "tile.active.note": "waiting ones included",
+  "tile.active.note": "over all reporting proxies",
   "overview.incomplete": "The figures are incomplete: {reporting} of {proxies} proxies report, or figures of earlier runs are missing.",
   "overview.ailing": "Instances that are not healthy",
   "overview.well": "All instances are healthy.",

@@ -59,7 +59,7 @@ export default {
   "tile.incomplete": "不完整",
   "tile.revision": "配置修订 {n}",
   "tile.active": "进行中的请求",
-  "tile.active.note": "包含排队中的请求",
+  "tile.active.note": "所有上报代理合计",
   "overview.incomplete": "统计不完整：{proxies} 个代理中有 {reporting} 个在上报，或缺少早先运行的数据。",
   "overview.ailing": "非健康实例",
   "overview.well": "所有实例均健康。",
