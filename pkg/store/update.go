@@ -29,20 +29,20 @@ type Result struct {
 const (
 	maxOps       = 120
 	maxTxnBytes  = 512 << 10
-	maxConflicts = 20
+	maxConflicts = 100
 	keepHistory  = 1000
 )
 
 // Update makes one change: it calls edit with a draft of the newest state and
 // writes what edit did to it, all or nothing, if nobody else wrote meanwhile.
 // If somebody did, it waits until the mirror has seen that and calls edit
-// again, at most 20 times: edit must be pure but for the draft. An edit that
+// again, at most 100 times: edit must be pure but for the draft. An edit that
 // changes nothing writes nothing.
 //
 // It blocks until the change is in etcd, and in Current if the watch is alive.
 // Updates of one process take turns. Error kinds: what edit returned;
 // lb.ErrInvalid (as lb.Faults) for a draft that would not read back;
-// lb.ErrConflict after 20 conflicts; lb.ErrUnavailable when etcd can't be
+// lb.ErrConflict after 100 conflicts; lb.ErrUnavailable when etcd can't be
 // reached or refuses, after some 4 s for a change of one transaction: whether
 // the change was made is then unknown only if etcd did not answer at all to the
 // end.
@@ -103,7 +103,7 @@ func (s *Store) Update(ctx context.Context, audit lb.Audit, edit func(*Draft) er
 		if err := s.waitFor(ctx, beaten.revision); err != nil {
 			return Result{}, err
 		}
-		if err := sleep(ctx, mathrand.N(time.Duration(conflicts)*2*time.Millisecond)); err != nil {
+		if err := sleep(ctx, mathrand.N(2*time.Millisecond)); err != nil {
 			return Result{}, err
 		}
 	}
