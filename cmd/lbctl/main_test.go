@@ -252,7 +252,7 @@ func (h *playedHub) Status() *cluster.Status {
 	for _, a := range snap.Applications {
 		as := &cluster.ApplicationStatus{Instances: map[string]*cluster.InstanceStatus{}}
 		for _, in := range a.Instances {
-			as.Instances[in.Name] = &cluster.InstanceStatus{Active: h.open, State: in.State, Status: cluster.Word(in.State, false, snap.HealthOf(a.Name, in.Name).Health)}
+			as.Instances[in.Name] = &cluster.InstanceStatus{Active: h.open, State: in.State, Status: lb.StatusWord(in.State, false, snap.HealthOf(a.Name, in.Name).Health)}
 		}
 		st.Applications[a.Name] = as
 	}

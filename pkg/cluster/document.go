@@ -121,7 +121,7 @@ func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, e
 		out.fill(&t)
 		verdict := s.HealthOf(app.Name, in.Name)
 		ejectedSince, isEjected := ejected[key]
-		out.Status = Word(in.State, isEjected, verdict.Health)
+		out.Status = lb.StatusWord(in.State, isEjected, verdict.Health)
 		out.Since = started
 		if !verdict.Since.IsZero() {
 			out.Since = verdict.Since

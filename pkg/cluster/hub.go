@@ -380,7 +380,7 @@ func (h *Hub) instance(app string, in *lb.Instance, now time.Time) *InstanceStat
 
 	verdict := h.snapshot.HealthOf(app, in.Name)
 	ejected, ejectedSince := h.ejected(key)
-	s.Status = Word(in.State, ejected, verdict.Health)
+	s.Status = lb.StatusWord(in.State, ejected, verdict.Health)
 	w, known := h.words[key]
 	if !known || w.status != s.Status {
 		w = word{status: s.Status, since: now}

@@ -717,7 +717,7 @@ func TestWord_OperatorThenEjectionThenProbes(t *testing.T) {
 		{lb.Disabled, true, lb.Healthy, "disabled"},
 		{lb.Active, false, "of a newer version", "unknown"},
 	} {
-		if got := Word(c.state, c.ejected, c.health); got != c.want {
+		if got := lb.StatusWord(c.state, c.ejected, c.health); got != c.want {
 			t.Errorf("%v ejected=%v %v: %q, want %q", c.state, c.ejected, c.health, got, c.want)
 		}
 	}

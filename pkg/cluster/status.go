@@ -24,25 +24,6 @@ const (
 	StatusUnknown       = "unknown"
 )
 
-// Word returns the one word for an instance.
-func Word(state lb.State, ejected bool, health lb.Health) string {
-	switch {
-	case state == lb.Disabled:
-		return StatusDisabled
-	case state == lb.Draining:
-		return StatusDraining
-	case ejected:
-		return StatusEjected
-	case health == lb.TokenRejected:
-		return StatusTokenRejected
-	case health == lb.Unhealthy:
-		return StatusUnhealthy
-	case health == lb.Healthy:
-		return StatusHealthy
-	}
-	return StatusUnknown
-}
-
 // Status is the state of the whole cluster as GET /status shows it. What it
 // points to is immutable and may be shared with other documents.
 type Status struct {

@@ -3,7 +3,6 @@ package controlplane
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -41,14 +40,7 @@ func newElected(p *Plane, st *store.Store, hub *cluster.Hub) *elected {
 
 // forbidAddresses keeps probes from where no instance may be, names resolved.
 func forbidAddresses(_, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if why := lb.ForbiddenAddress(ap.Addr().WithZone("")); why != "" {
-		return errors.New(ap.Addr().String() + " is " + why)
-	}
-	return nil
+	return lb.CheckDialAddress(address)
 }
 
 // setSnapshot keeps the prober's targets current; also while another leads, so

@@ -20,6 +20,21 @@ const (
 	TokenRejected Health = "token_rejected"
 )
 
+// StatusWord returns the one word for an instance that people are shown: what
+// the operator wants first, then what live traffic showed, then what probes
+// found. A health that is empty or not known is "unknown".
+func StatusWord(state State, ejected bool, health Health) string {
+	switch {
+	case state == Disabled, state == Draining:
+		return string(state)
+	case ejected:
+		return "ejected"
+	case health == TokenRejected, health == Unhealthy, health == Healthy:
+		return string(health)
+	}
+	return string(HealthUnknown)
+}
+
 // Verdict is what the elected prober last found out about an instance.
 // Stored on transitions only.
 type Verdict struct {

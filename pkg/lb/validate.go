@@ -267,6 +267,19 @@ func ForbiddenAddress(ip netip.Addr) string {
 	return ""
 }
 
+// CheckDialAddress is ForbiddenAddress for the ip:port that a name resolved to:
+// what a dialer's control hook is given just before it connects.
+func CheckDialAddress(address string) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if why := ForbiddenAddress(ap.Addr().WithZone("")); why != "" {
+		return fmt.Errorf("%s is %s", ap.Addr(), why)
+	}
+	return nil
+}
+
 // CheckToken reports what keeps a token from being sent as a Bearer token
 // (RFC 6750 section 2.1, somewhat wider: visible ASCII). The error never
 // holds the token.

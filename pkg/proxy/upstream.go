@@ -4,11 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -160,14 +158,7 @@ func upstreamConnOf(c net.Conn) *upstreamConn {
 // forbidAddresses refuses, after resolution, what no instance may be at: a
 // name must not lead where an address may not.
 func forbidAddresses(_ context.Context, _, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if why := lb.ForbiddenAddress(ap.Addr().WithZone("")); why != "" {
-		return fmt.Errorf("%s is %s", ap.Addr(), why)
-	}
-	return nil
+	return lb.CheckDialAddress(address)
 }
 
 var (

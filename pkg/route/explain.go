@@ -66,7 +66,7 @@ func (t *Table) Explain(app, user string, status func(app, instance string) stri
 
 func (a *App) step(i int, c Condition, chosen, failOpen bool) Step {
 	in := a.Instances[i].Decl
-	s := Step{Instance: in.Name, Status: StatusOf(in.State, c), Usable: c.Usable(in.State)}
+	s := Step{Instance: in.Name, Status: lb.StatusWord(in.State, c.Ejected, c.Health), Usable: c.Usable(in.State)}
 	switch {
 	case in.State == lb.Draining:
 		s.Why = "is draining: it finishes what it has and takes nothing new"
@@ -86,22 +86,6 @@ func (a *App) step(i int, c Condition, chosen, failOpen bool) Step {
 		s.Why = "would be next"
 	}
 	return s
-}
-
-// StatusOf returns the one word shown to people. What the operator said comes
-// first, then what live traffic showed, then the probes.
-func StatusOf(state lb.State, c Condition) string {
-	switch {
-	case state == lb.Draining:
-		return "draining"
-	case state == lb.Disabled:
-		return "disabled"
-	case c.Ejected:
-		return "ejected"
-	case c.Health == "":
-		return string(lb.HealthUnknown)
-	}
-	return string(c.Health)
 }
 
 // conditionOf reads a status word back; those of the operator say nothing of
