@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"pkg/standin":   {},
 	"proto":         {},
 	"test/etcd":     {},
+	"test/testbed":  {},
 }
 
 // pure packages must not even see the domain types: they are useful, and

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // Rotation: the file is renamed, SIGHUP opens another, and between them they
@@ -28,8 +30,8 @@ func TestAccessLog_RotationLosesNoLine(t *testing.T) {
 		if err := os.Rename(p.accessLog, fmt.Sprintf("%s.%d", p.accessLog, i)); err != nil {
 			t.Fatal(err)
 		}
-		p.signal(syscall.SIGHUP)
-		within(t, 5*time.Second, "the log is opened anew", func() bool {
+		p.Signal(syscall.SIGHUP)
+		testbed.Within(t, 5*time.Second, "the log is opened anew", func() bool {
 			_, err := os.Stat(p.accessLog)
 			return err == nil
 		})
@@ -37,7 +39,7 @@ func TestAccessLog_RotationLosesNoLine(t *testing.T) {
 	l.await(60)
 	replies := l.stop()
 	noFailures(t, "while logs rotate", replies)
-	p.stop()
+	p.Stop()
 
 	files, err := filepath.Glob(p.accessLog + "*")
 	if err != nil || len(files) != rotations+1 {
@@ -45,7 +47,7 @@ func TestAccessLog_RotationLosesNoLine(t *testing.T) {
 	}
 	ids := make(map[string]bool)
 	for _, file := range files {
-		text := readFile(t, file)
+		text := testbed.ReadFile(t, file)
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			t.Errorf("%s ends in the middle of a line", file)
 		}

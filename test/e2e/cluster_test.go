@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // inputDir holds what a test writes for the programs to read, secrets included.
@@ -38,15 +40,13 @@ type cluster struct {
 }
 
 type adminNode struct {
-	*process
-	args    []string
+	*testbed.Process
 	url     string
 	dataDir string
 }
 
 type proxyNode struct {
-	*process
-	args      []string
+	*testbed.Process
 	id        string
 	url       string
 	ops       string
@@ -56,8 +56,8 @@ type proxyNode struct {
 
 func newCluster(t testing.TB) *cluster {
 	t.Helper()
-	// Not t.TempDir: an interrupted run removes scratch and all below it.
-	dir, err := os.MkdirTemp(scratch, strings.ReplaceAll(t.Name(), "/", "-")+"-")
+	// Not t.TempDir: an interrupted run removes testbed.Scratch and all below it.
+	dir, err := os.MkdirTemp(testbed.Scratch, strings.ReplaceAll(t.Name(), "/", "-")+"-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func (c *cluster) keep(what string, data []byte) {
 // input writes a file that a program is to read.
 func (c *cluster) input(name string, data []byte) string {
 	path := filepath.Join(c.dir, inputDir, name)
-	writeFile(c.t, path, data)
+	testbed.WriteFile(c.t, path, data)
 	return path
 }
 
@@ -111,7 +111,7 @@ func (c *cluster) startAdmin(flags ...string) *adminNode {
 	a := c.beginAdmin(flags...)
 	a.awaitReady()
 	c.awaitToken()
-	token := strings.TrimSpace(readFile(c.t, c.tokenFile()))
+	token := strings.TrimSpace(testbed.ReadFile(c.t, c.tokenFile()))
 	c.secrets.add("the admin token", token[len(token)/2-6:len(token)/2+6])
 	return a
 }
@@ -119,7 +119,7 @@ func (c *cluster) startAdmin(flags ...string) *adminNode {
 // awaitToken waits until the generated token opens the API.
 func (c *cluster) awaitToken() {
 	c.t.Helper()
-	eventually(c.t, 5*time.Second, "the admin token is valid", func() error {
+	testbed.Eventually(c.t, 5*time.Second, "the admin token is valid", func() error {
 		_, err := c.nodes()
 		return err
 	})
@@ -129,34 +129,34 @@ func (c *cluster) awaitToken() {
 func (c *cluster) beginAdmin(flags ...string) *adminNode {
 	c.t.Helper()
 	name := fmt.Sprintf("admin-%d", len(c.admins)+1)
-	port := freePorts(c.t, 4)
+	port := testbed.FreePorts(c.t, 4)
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", port+i) }
 	a := &adminNode{url: "http://" + at(0), dataDir: filepath.Join(c.dir, name)}
-	a.args = []string{
+	args := []string{
 		"--node-id", name, "--http-listen", at(0), "--grpc-listen", at(1), "--data-dir", a.dataDir, "--log-level", c.logLevel,
 	}
 	if len(c.etcd) > 0 {
-		a.args = append(a.args, "--etcd-endpoints", strings.Join(c.etcd, ","))
-		a.args = append(a.args, c.etcdArgs...)
+		args = append(args, "--etcd-endpoints", strings.Join(c.etcd, ","))
+		args = append(args, c.etcdArgs...)
 	} else {
 		c.etcd = []string{"http://" + at(2)}
-		a.args = append(a.args, "--etcd-listen-client", "http://"+at(2), "--etcd-listen-peer", "http://"+at(3))
+		args = append(args, "--etcd-listen-client", "http://"+at(2), "--etcd-listen-peer", "http://"+at(3))
 	}
-	a.args = append(a.args, flags...)
-	a.process = start(c.t, c.dir, name, programs.admin, a.args...)
+	args = append(args, flags...)
+	a.Process = testbed.Start(c.t, c.dir, name, testbed.Programs.Admin, args...)
 	c.admins = append(c.admins, a)
 	return a
 }
 
 func (a *adminNode) awaitReady() {
-	a.t.Helper()
-	eventually(a.t, 20*time.Second, a.name+" is ready", func() error { return a.alive(probe(a.url + "/readyz")) })
+	a.T.Helper()
+	testbed.Eventually(a.T, 20*time.Second, a.Name+" is ready", func() error { return a.Alive(testbed.Probe(a.url + "/readyz")) })
 }
 
 // restart starts the process anew, on its ports and in its directory.
 func (a *adminNode) restart() {
-	a.t.Helper()
-	a.process = start(a.t, filepath.Dir(a.dataDir), a.name, programs.admin, a.args...)
+	a.T.Helper()
+	a.Process = a.Again()
 	a.awaitReady()
 }
 
@@ -174,46 +174,37 @@ func (c *cluster) startProxy(flags ...string) *proxyNode {
 func (c *cluster) beginProxy(flags ...string) *proxyNode {
 	c.t.Helper()
 	name := fmt.Sprintf("proxy-%d", len(c.proxies)+1)
-	port := freePorts(c.t, 2)
+	port := testbed.FreePorts(c.t, 2)
 	p := &proxyNode{
 		id: name, url: fmt.Sprintf("http://127.0.0.1:%d", port), ops: fmt.Sprintf("http://127.0.0.1:%d", port+1),
 		dataDir: filepath.Join(c.dir, name), accessLog: filepath.Join(c.dir, name+".access"),
 	}
-	p.args = []string{
+	args := []string{
 		"--node-id", name, "--listen", p.url[len("http://"):], "--ops-listen", p.ops[len("http://"):], "--data-dir", p.dataDir,
 		"--etcd-endpoints", strings.Join(c.etcd, ","), "--access-log", p.accessLog, "--log-level", c.logLevel,
 	}
-	p.args = append(p.args, c.etcdArgs...)
-	p.args = append(p.args, flags...)
-	p.process = start(c.t, c.dir, name, programs.proxy, p.args...)
+	args = append(args, c.etcdArgs...)
+	args = append(args, flags...)
+	p.Process = testbed.Start(c.t, c.dir, name, testbed.Programs.Proxy, args...)
 	c.proxies = append(c.proxies, p)
 	return p
 }
 
 func (p *proxyNode) awaitReady() {
-	p.t.Helper()
-	eventually(p.t, 20*time.Second, p.name+" is ready", func() error { return p.alive(probe(p.ops + "/readyz")) })
+	p.T.Helper()
+	testbed.Eventually(p.T, 20*time.Second, p.Name+" is ready", func() error { return p.Alive(testbed.Probe(p.ops + "/readyz")) })
 }
 
 // begin starts the process anew, on its ports and in its directory.
 func (p *proxyNode) begin() {
-	p.t.Helper()
-	p.process = start(p.t, filepath.Dir(p.dataDir), p.name, programs.proxy, p.args...)
+	p.T.Helper()
+	p.Process = p.Again()
 }
 
 func (p *proxyNode) restart() {
-	p.t.Helper()
+	p.T.Helper()
 	p.begin()
 	p.awaitReady()
-}
-
-// alive turns waiting for a process that has ended into a failure at once.
-func (p *process) alive(err error) error {
-	p.t.Helper()
-	if err != nil && !p.running() {
-		p.t.Fatalf("%s ended with %d\n%s", p.name, p.cmd.ProcessState.ExitCode(), p.log())
-	}
-	return err
 }
 
 // proxyURLs are the bases that clients use.
@@ -223,27 +214,6 @@ func (c *cluster) proxyURLs() []string {
 		out = append(out, p.url)
 	}
 	return out
-}
-
-var probeClient = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-
-// probe returns nil when the URL answers 200.
-func probe(url string) error {
-	status, body, err := get(url)
-	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("%s: %d %s", url, status, bytes.TrimSpace(body))
-	}
-	return err
-}
-
-func get(url string) (status int, body []byte, err error) {
-	resp, err := probeClient.Get(url)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer resp.Body.Close()
-	body, err = io.ReadAll(resp.Body)
-	return resp.StatusCode, body, err
 }
 
 var restClient = &http.Client{Timeout: 2 * time.Minute}
@@ -317,7 +287,7 @@ type result struct {
 // lbctl runs the command line against the first lb-admin.
 func (c *cluster) lbctl(args ...string) result {
 	c.t.Helper()
-	return c.command(programs.ctl, append([]string{"--server", c.admins[0].url, "--token-file", c.tokenFile()}, args...)...)
+	return c.command(testbed.Programs.Ctl, append([]string{"--server", c.admins[0].url, "--token-file", c.tokenFile()}, args...)...)
 }
 
 // mustLbctl is lbctl for what has to succeed.
@@ -337,7 +307,7 @@ func (c *cluster) command(program string, args ...string) result {
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, cleanEnvironment(c.dir), &out, &errs
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, testbed.CleanEnvironment(c.dir), &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -374,7 +344,7 @@ func (c *cluster) nodes() ([]node, error) {
 // awaitNodes waits until so many proxies report and have one configuration in force.
 func (c *cluster) awaitNodes(proxies int) {
 	c.t.Helper()
-	eventually(c.t, 15*time.Second, fmt.Sprintf("%d proxies have the configuration", proxies), func() error {
+	testbed.Eventually(c.t, 15*time.Second, fmt.Sprintf("%d proxies have the configuration", proxies), func() error {
 		nodes, err := c.nodes()
 		if err != nil {
 			return err
@@ -418,7 +388,7 @@ type instanceStatus struct {
 
 // statusAt asks a proxy or an lb-admin.
 func (c *cluster) statusAt(base string) (*status, error) {
-	code, body, err := get(base + "/status")
+	code, body, err := testbed.Get(base + "/status")
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("status %d: %s", code, body)
 	}
@@ -428,27 +398,4 @@ func (c *cluster) statusAt(base string) (*status, error) {
 	c.keep("GET "+base+"/status", body)
 	var s status
 	return &s, json.Unmarshal(body, &s)
-}
-
-// metric returns the sum of a metric's series whose line holds every label.
-func metric(base, name string, labels ...string) (sum float64, err error) {
-	code, body, err := get(base + "/metrics")
-	if err != nil || code != http.StatusOK {
-		return 0, fmt.Errorf("metrics: status %d, %w", code, err)
-	}
-	for line := range strings.Lines(string(body)) {
-		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest == "" || (rest[0] != '{' && rest[0] != ' ') {
-			continue
-		}
-		if slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(rest, l) }) {
-			continue
-		}
-		var v float64
-		if _, err := fmt.Sscan(rest[strings.LastIndexByte(rest, ' ')+1:], &v); err != nil {
-			return 0, err
-		}
-		sum += v
-	}
-	return sum, nil
 }

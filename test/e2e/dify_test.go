@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // costs are the parts of /status that say what answers have cost.
@@ -136,18 +138,18 @@ func TestDify_ConversationOutlivesTheDrainAndIsPaidFor(t *testing.T) {
 		t.Errorf("the new one goes on as %s of %s, want %s of %s", got, speaks, fresh, next)
 	}
 	for _, s := range nodes {
-		if s.name != owner && s.name != next && generated(s.counts()) > 0 {
-			t.Errorf("%s was asked for nothing", s.name)
+		if s.Name != owner && s.Name != next && generated(s.counts()) > 0 {
+			t.Errorf("%s was asked for nothing", s.Name)
 		}
 	}
 	if status, body := c.request("GET", one+"/v1/messages?user="+user+"&conversation_id=11111111-2222-4333-8444-555555555555", app.token, "", ""); status != http.StatusNotFound || !bytes.Contains(body, []byte(`"not_found"`)) {
 		t.Errorf("unknown everywhere: status %d: %s", status, body)
 	}
 
-	eventually(t, 3*time.Second, "both proxies tell the same costs", func() error {
+	testbed.Eventually(t, 3*time.Second, "both proxies tell the same costs", func() error {
 		var told [2]costs
 		for i, base := range []string{one, two} {
-			code, body, err := get(base + "/status")
+			code, body, err := testbed.Get(base + "/status")
 			if err != nil || code != http.StatusOK {
 				return fmt.Errorf("status %d, %v", code, err)
 			}
@@ -203,7 +205,7 @@ func TestDify_SignedLinks(t *testing.T) {
 		}
 		for _, p := range []*proxyNode{on, other, on, other} {
 			if status, body := c.request("GET", p.url+uploaded.SourceURL, "", "", ""); status != http.StatusOK || string(body) != "kept by "+in.name {
-				t.Errorf("%s: status %d: %s", p.name, status, body)
+				t.Errorf("%s: status %d: %s", p.Name, status, body)
 			}
 		}
 		if status, body := c.request("GET", on.url+uploaded.SourceURL+"x", "", "", ""); status != http.StatusNotFound {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // Drain gives an instance no new request and cuts none: lbctl waits for what
@@ -21,9 +23,9 @@ func TestDrain_WaitsForOpenStreamsAndLosesNothing(t *testing.T) {
 	})
 	all := users("resident", 60)
 	leaving := named(t, nodes, app.instances[0].name)
-	residents := app.ownedBy(t, leaving.name, all)
+	residents := app.ownedBy(t, leaving.Name, all)
 	if len(residents) < 3 {
-		t.Fatalf("%s owns %d users only", leaving.name, len(residents))
+		t.Fatalf("%s owns %d users only", leaving.Name, len(residents))
 	}
 	l := startLoad(t, traffic{token: app.token, users: all, proxies: c.proxyURLs, rate: 40, streams: 4, tokens: 3, gap: 10 * time.Millisecond})
 	l.await(40)
@@ -39,17 +41,17 @@ func TestDrain_WaitsForOpenStreamsAndLosesNothing(t *testing.T) {
 			long[i] = q.ask(context.Background(), c.proxies[i%2].url)
 		}()
 	}
-	within(t, 5*time.Second, "the streams are open", func() bool {
+	testbed.Within(t, 5*time.Second, "the streams are open", func() bool {
 		s, err := c.statusAt(c.proxies[0].url)
-		return err == nil && s.Applications[app.name].Instances[leaving.name].Streams >= int64(len(long))
+		return err == nil && s.Applications[app.name].Instances[leaving.Name].Streams >= int64(len(long))
 	})
 
 	asked := time.Now()
-	out := c.mustLbctl("instance", "drain", app.name, leaving.name, "--wait", "60s")
+	out := c.mustLbctl("instance", "drain", app.name, leaving.Name, "--wait", "60s")
 	returned := time.Now()
 	streams.Wait()
 	for _, r := range long {
-		if r.failure != "" || r.instance != leaving.name {
+		if r.failure != "" || r.instance != leaving.Name {
 			t.Errorf("a stream that was open: %s", r)
 		}
 		if r.ended.After(returned.Add(200 * time.Millisecond)) {
@@ -69,7 +71,7 @@ func TestDrain_WaitsForOpenStreamsAndLosesNothing(t *testing.T) {
 	}
 	drained := time.Now()
 
-	c.mustLbctl("instance", "activate", app.name, leaving.name)
+	c.mustLbctl("instance", "activate", app.name, leaving.Name)
 	activated := time.Now()
 	l.await(60)
 	replies := l.stop()
@@ -79,19 +81,19 @@ func TestDrain_WaitsForOpenStreamsAndLosesNothing(t *testing.T) {
 	stayed, home := 0, 0
 	for _, r := range replies {
 		order := app.order(t, r.user)
-		if order[0] != leaving.name {
+		if order[0] != leaving.Name {
 			continue
 		}
 		switch {
 		case r.begun.After(asked.Add(slack)) && r.begun.Before(drained):
 			stayed++
 			if r.instance != order[1] {
-				t.Errorf("while %s drains, %s is served by %s, want %s", leaving.name, r.user, r.instance, order[1])
+				t.Errorf("while %s drains, %s is served by %s, want %s", leaving.Name, r.user, r.instance, order[1])
 			}
 		case r.begun.After(activated.Add(slack)):
 			home++
-			if r.instance != leaving.name {
-				t.Errorf("%s is active again and %s is served by %s", leaving.name, r.user, r.instance)
+			if r.instance != leaving.Name {
+				t.Errorf("%s is active again and %s is served by %s", leaving.Name, r.user, r.instance)
 			}
 		}
 	}

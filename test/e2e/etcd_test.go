@@ -11,23 +11,24 @@ import (
 	"testing"
 	"time"
 
+	"difylb/test/testbed"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // etcdNode is one member of an etcd cluster, as a process.
 type etcdNode struct {
-	*process
+	*testbed.Process
 	url string
 }
 
 // startEtcd starts a cluster of n members and makes it the cluster's store.
 func (c *cluster) startEtcd(n int) []*etcdNode {
 	c.t.Helper()
-	program, err := etcdProgram()
+	program, err := testbed.EtcdProgram()
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	port := freePorts(c.t, 2*n)
+	port := testbed.FreePorts(c.t, 2*n)
 	peer := func(i int) string { return fmt.Sprintf("http://127.0.0.1:%d", port+n+i) }
 	var members []string
 	for i := range n {
@@ -37,14 +38,14 @@ func (c *cluster) startEtcd(n int) []*etcdNode {
 	for i := range n {
 		name := fmt.Sprintf("etcd-%d", i+1)
 		e := &etcdNode{url: fmt.Sprintf("http://127.0.0.1:%d", port+i)}
-		e.process = start(c.t, c.dir, name, program, "--name", name, "--data-dir", filepath.Join(c.dir, "etcd", name),
+		e.Process = testbed.Start(c.t, c.dir, name, program, "--name", name, "--data-dir", filepath.Join(c.dir, "etcd", name),
 			"--listen-client-urls", e.url, "--advertise-client-urls", e.url, "--listen-peer-urls", peer(i), "--initial-advertise-peer-urls", peer(i),
 			"--initial-cluster", strings.Join(members, ","), "--log-level", "warn")
 		nodes = append(nodes, e)
 		c.etcd = append(c.etcd, e.url)
 	}
 	for _, e := range nodes {
-		eventually(c.t, 20*time.Second, e.name+" is ready", func() error { return e.alive(probe(e.url + "/health")) })
+		testbed.Eventually(c.t, 20*time.Second, e.Name+" is ready", func() error { return e.Alive(testbed.Probe(e.url + "/health")) })
 	}
 	return nodes
 }
@@ -83,33 +84,33 @@ func TestEtcd_LeaderAndAdminMayDie(t *testing.T) {
 	l.await(30)
 
 	leader := leaderOf(t, members)
-	leader.kill9()
+	leader.Kill()
 	lost := time.Now()
 	user := app.ownedBy(t, app.instances[0].name, users("steady", 40))[0]
 	next := app.order(t, user)[1]
 	c.changeSoon(c.admins[0], "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/drain")
 	wrote := time.Since(lost)
 	took := c.inForce(app.token, user, next, time.Now())
-	t.Logf("%s, etcd's leader, was killed: a change went through after %s and was in force after %v more", leader.name, wrote.Round(time.Millisecond), took)
+	t.Logf("%s, etcd's leader, was killed: a change went through after %s and was in force after %v more", leader.Name, wrote.Round(time.Millisecond), took)
 	if wrote > 5*time.Second {
 		t.Errorf("changes were not possible for %s", wrote)
 	}
 
 	// The lb-admin that probes, if the first is it; the other one takes over.
 	prober, other := c.admins[0], c.admins[1]
-	if n, err := metric(c.admins[1].url, "difylb_admin_leader"); err == nil && n == 1 {
+	if n, err := testbed.Metric(c.admins[1].url, "difylb_admin_leader"); err == nil && n == 1 {
 		prober, other = other, prober
 	}
-	prober.kill9()
+	prober.Kill()
 	lost = time.Now()
 	c.changeSoon(other, "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/activate")
 	c.inForce(app.token, user, app.instances[0].name, time.Now())
 	victim := named(t, nodes, app.instances[2].name)
 	noFailures(t, "while etcd's leader and an lb-admin died", l.stop())
-	victim.kill9()
-	within(t, 25*time.Second, "the other lb-admin probes", func() bool {
+	victim.Kill()
+	testbed.Within(t, 25*time.Second, "the other lb-admin probes", func() bool {
 		s, err := c.statusAt(c.proxies[0].url)
-		return err == nil && s.Applications[app.name].Instances[victim.name].Status == "unhealthy"
+		return err == nil && s.Applications[app.name].Instances[victim.Name].Status == "unhealthy"
 	})
 	t.Logf("the probing lb-admin was killed: the other one saw an instance die %s later", time.Since(lost).Round(100*time.Millisecond))
 	for _, p := range c.proxies {
@@ -122,7 +123,7 @@ func TestEtcd_LeaderAndAdminMayDie(t *testing.T) {
 func leaderOf(t testing.TB, members []*etcdNode) *etcdNode {
 	t.Helper()
 	for _, e := range members {
-		if n, err := metric(e.url, "etcd_server_is_leader"); err == nil && n == 1 {
+		if n, err := testbed.Metric(e.url, "etcd_server_is_leader"); err == nil && n == 1 {
 			return e
 		}
 	}
@@ -133,7 +134,7 @@ func leaderOf(t testing.TB, members []*etcdNode) *etcdNode {
 // changeSoon repeats a change until it goes through.
 func (c *cluster) changeSoon(a *adminNode, method, path string) {
 	c.t.Helper()
-	eventually(c.t, 15*time.Second, method+" "+path, func() error {
+	testbed.Eventually(c.t, 15*time.Second, method+" "+path, func() error {
 		status, answer, err := c.callAt(a.url, method, path, nil)
 		if err == nil && status/100 != 2 {
 			if status != http.StatusServiceUnavailable {
@@ -169,13 +170,13 @@ func TestEtcd_WrongPasswordIsTold(t *testing.T) {
 	a := c.beginAdmin()
 	p := c.beginProxy()
 	for _, n := range []struct {
-		*process
+		*testbed.Process
 		url string
-	}{{a.process, a.url}, {p.process, p.ops}} {
-		eventually(t, 15*time.Second, n.name+" says that the password is refused", func() error {
-			code, body, err := get(n.url + "/readyz")
+	}{{a.Process, a.url}, {p.Process, p.ops}} {
+		testbed.Eventually(t, 15*time.Second, n.Name+" says that the password is refused", func() error {
+			code, body, err := testbed.Get(n.url + "/readyz")
 			if err != nil {
-				return n.alive(err)
+				return n.Alive(err)
 			}
 			if code != http.StatusServiceUnavailable {
 				return fmt.Errorf("/readyz answers %d %s", code, body)
@@ -183,15 +184,15 @@ func TestEtcd_WrongPasswordIsTold(t *testing.T) {
 			if text := string(body); !strings.Contains(text, "authentication failed") && !strings.Contains(text, "password") {
 				return fmt.Errorf("/readyz says %s", body)
 			}
-			if log := n.log(); !strings.Contains(log, "authentication") && !strings.Contains(log, "password") {
+			if log := n.Log(); !strings.Contains(log, "authentication") && !strings.Contains(log, "password") {
 				return fmt.Errorf("its log says nothing of it")
 			}
 			return nil
 		})
 	}
-	a.kill9()
-	p.kill9()
-	writeFile(t, file, []byte(right+"\n"))
+	a.Kill()
+	p.Kill()
+	testbed.WriteFile(t, file, []byte(right+"\n"))
 	a.restart()
 	c.awaitToken()
 	app, _ := c.recordedApplication("guarded", 1, unprobed())
@@ -207,18 +208,18 @@ func TestEtcd_NotThereAtStart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	// Ports that nobody serves yet: the lb-admin with the embedded etcd comes last.
-	client, peer := freeAddress(t), freeAddress(t)
+	client, peer := testbed.FreeAddress(t), testbed.FreeAddress(t)
 	c.etcd = []string{"http://" + client}
 	p := c.beginProxy()
-	eventually(t, 10*time.Second, "a proxy without etcd says so", func() error {
-		code, body, err := get(p.ops + "/readyz")
+	testbed.Eventually(t, 10*time.Second, "a proxy without etcd says so", func() error {
+		code, body, err := testbed.Get(p.ops + "/readyz")
 		if err != nil {
-			return p.alive(err)
+			return p.Alive(err)
 		}
 		if code != http.StatusServiceUnavailable || !strings.Contains(string(body), "no configuration") {
 			return fmt.Errorf("/readyz: %d %s", code, body)
 		}
-		if !strings.Contains(p.log(), "etcd does not answer") {
+		if !strings.Contains(p.Log(), "etcd does not answer") {
 			return fmt.Errorf("its log does not")
 		}
 		return nil
@@ -231,7 +232,7 @@ func TestEtcd_NotThereAtStart(t *testing.T) {
 	c.startAdmin("--etcd-listen-client", "http://"+client, "--etcd-listen-peer", "http://"+peer)
 	app, _ := c.recordedApplication("belated", 1, unprobed())
 	c.apply(document(t, app))
-	eventually(t, 15*time.Second, "the proxy found etcd by itself", func() error {
+	testbed.Eventually(t, 15*time.Second, "the proxy found etcd by itself", func() error {
 		if r := (question{token: app.token, user: "late"}).ask(t.Context(), p.url); r.failure != "" {
 			return fmt.Errorf("%s", r)
 		}
@@ -258,8 +259,8 @@ func TestEtcd_PoisonedKeyKeepsItsLastGoodValue(t *testing.T) {
 		}
 	}
 	for _, base := range []string{c.proxies[0].ops, c.proxies[1].ops, c.admins[0].url} {
-		within(t, 5*time.Second, "the metrics of "+base+" show two faulty keys", func() bool {
-			n, err := metric(base, "difylb_config_faulty_keys")
+		testbed.Within(t, 5*time.Second, "the metrics of "+base+" show two faulty keys", func() bool {
+			n, err := testbed.Metric(base, "difylb_config_faulty_keys")
 			return err == nil && n == 2
 		})
 	}
@@ -271,8 +272,8 @@ func TestEtcd_PoisonedKeyKeepsItsLastGoodValue(t *testing.T) {
 				}
 			}
 		}
-		if log := p.log(); !strings.Contains(log, "apps/poisoned") {
-			t.Errorf("%s does not log the key", p.name)
+		if log := p.Log(); !strings.Contains(log, "apps/poisoned") {
+			t.Errorf("%s does not log the key", p.Name)
 		}
 	}
 	// Other changes go on.
@@ -280,7 +281,7 @@ func TestEtcd_PoisonedKeyKeepsItsLastGoodValue(t *testing.T) {
 	c.mustLbctl("instance", "drain", "spared", apps[1].instances[0].name)
 	c.inForce(apps[1].token, user, apps[1].instances[1].name, time.Now())
 	// A proxy that starts now has no last good value of etcd's, but one on disk or none: it must not refuse the rest.
-	c.proxies[1].stop()
+	c.proxies[1].Stop()
 	c.proxies[1].restart()
 	if r := (question{token: apps[1].token, user: user}).ask(t.Context(), c.proxies[1].url); r.failure != "" {
 		t.Errorf("a proxy started beside a poisoned key: %s", r)
@@ -299,8 +300,8 @@ func TestEtcd_PoisonedKeyIsHealedByApply(t *testing.T) {
 	faulty := func(want float64) {
 		t.Helper()
 		for _, p := range c.proxies {
-			within(t, 5*time.Second, fmt.Sprintf("%s shows %v faulty keys", p.name, want), func() bool {
-				n, err := metric(p.ops, "difylb_config_faulty_keys")
+			testbed.Within(t, 5*time.Second, fmt.Sprintf("%s shows %v faulty keys", p.Name, want), func() bool {
+				n, err := testbed.Metric(p.ops, "difylb_config_faulty_keys")
 				return err == nil && n == want
 			})
 		}
@@ -328,7 +329,7 @@ func TestEtcd_WipedStoreIsNotBelieved(t *testing.T) {
 		app, _ = c.recordedApplication("remembered", 2, unprobed())
 		return []application{app}
 	})
-	c.admins[0].stop()
+	c.admins[0].Stop()
 	if err := os.RemoveAll(filepath.Join(c.admins[0].dataDir, "etcd")); err != nil {
 		t.Fatal(err)
 	}
@@ -338,8 +339,8 @@ func TestEtcd_WipedStoreIsNotBelieved(t *testing.T) {
 		if r := (question{token: app.token, user: "u"}).ask(t.Context(), p.url); r.failure != "" {
 			t.Errorf("after the store was wiped: %s", r)
 		}
-		if code, _, err := get(p.ops + "/readyz"); err != nil || code != http.StatusOK {
-			t.Errorf("%s is not ready: %d, %v", p.name, code, err)
+		if code, _, err := testbed.Get(p.ops + "/readyz"); err != nil || code != http.StatusOK {
+			t.Errorf("%s is not ready: %d, %v", p.Name, code, err)
 		}
 	}
 }
@@ -361,7 +362,7 @@ func TestEtcd_GoneWhileTheOthersLive(t *testing.T) {
 	l := startLoad(t, traffic{token: app.token, users: users("patient", 30), proxies: c.proxyURLs, rate: 30, streams: 4, tokens: 3, gap: 10 * time.Millisecond})
 	drain := []string{"instance", "drain", app.name, app.instances[0].name}
 
-	etcd.signal(syscall.SIGSTOP)
+	etcd.Signal(syscall.SIGSTOP)
 	begun := time.Now()
 	r := c.lbctl(drain...)
 	t.Logf("etcd hangs: a change was refused after %s: %s", time.Since(begun).Round(10*time.Millisecond), strings.TrimSpace(r.stderr))
@@ -372,33 +373,33 @@ func TestEtcd_GoneWhileTheOthersLive(t *testing.T) {
 		t.Errorf("etcd hangs: lbctl took %s to say so", d)
 	}
 	for _, p := range c.proxies {
-		eventually(t, 25*time.Second, p.name+" knows that its configuration may be old", func() error {
-			lag, err := metric(p.ops, "difylb_config_lag_seconds")
+		testbed.Eventually(t, 25*time.Second, p.Name+" knows that its configuration may be old", func() error {
+			lag, err := testbed.Metric(p.ops, "difylb_config_lag_seconds")
 			if err == nil && lag == 0 {
 				err = fmt.Errorf("the metric shows no lag")
 			}
 			return err
 		})
-		if err := probe(p.ops + "/readyz"); err != nil {
-			t.Errorf("%s is not ready without etcd: %s", p.name, err)
+		if err := testbed.Probe(p.ops + "/readyz"); err != nil {
+			t.Errorf("%s is not ready without etcd: %s", p.Name, err)
 		}
 	}
-	if err := probe(c.admins[0].url + "/readyz"); err == nil {
+	if err := testbed.Probe(c.admins[0].url + "/readyz"); err == nil {
 		t.Error("lb-admin says that it is ready without etcd")
 	}
-	etcd.signal(syscall.SIGCONT)
+	etcd.Signal(syscall.SIGCONT)
 	back := time.Now()
 	c.changeSoon(c.admins[0], "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/drain")
 	took := c.inForce(app.token, user, app.instances[1].name, time.Now())
 	t.Logf("etcd goes on: a change went through after %s and was in force after %v more", time.Since(back).Round(10*time.Millisecond), took)
 
-	etcd.kill9()
+	etcd.Kill()
 	r = c.lbctl("instance", "activate", app.name, app.instances[0].name)
 	if r.code != 1 || !strings.Contains(r.stderr, "etcd") {
 		t.Errorf("etcd is dead: lbctl ends with %d, want 1: %s", r.code, r.stderr)
 	}
 	l.await(30)
-	etcd.process = start(t, c.dir, etcd.name, etcd.cmd.Path, etcd.cmd.Args[1:]...)
+	etcd.Process = etcd.Again()
 	c.changeSoon(c.admins[0], "POST", "/apps/"+app.name+"/instances/"+app.instances[0].name+"/activate")
 	c.inForce(app.token, user, app.instances[0].name, time.Now())
 	c.awaitNodes(2)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // Whatever bytes come, the proxy answers as promised or closes, goes on
@@ -114,11 +116,11 @@ func TestHostile_TrafficIsRefusedAndTheProxySurvives(t *testing.T) {
 	if r := idle.ask(t.Context(), p.url); r.failure != "" {
 		t.Errorf("afterwards: %s", r)
 	}
-	if !p.running() {
+	if !p.Running() {
 		t.Fatal("the proxy has ended")
 	}
 	settled()
-	now, peak := residentBytes(t, p.pid())
+	now, peak := testbed.ResidentBytes(t, p.Pid())
 	const bound = 80 << 20
 	t.Logf("resident memory of the proxy: %d MiB at its highest, %d MiB now", peak>>20, now>>20)
 	if peak > bound {
@@ -132,16 +134,16 @@ func (c *cluster) settled(p *proxyNode) func() {
 	c.t.Helper()
 	measure := func() (goroutines float64, files int) {
 		clients.CloseIdleConnections()
-		goroutines, err := metric(p.ops, "go_goroutines")
+		goroutines, err := testbed.Metric(p.ops, "go_goroutines")
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		return goroutines, openFiles(c.t, p.pid())
+		return goroutines, testbed.OpenFiles(c.t, p.Pid())
 	}
 	goroutines, files := measure()
 	return func() {
 		c.t.Helper()
-		eventually(c.t, 20*time.Second, p.name+" lets go of everything", func() error {
+		testbed.Eventually(c.t, 20*time.Second, p.Name+" lets go of everything", func() error {
 			// A few that it keeps: connections to the instances, and this very look.
 			if g, f := measure(); g > goroutines+12 || f > files+8 {
 				return fmt.Errorf("%v goroutines and %d descriptors, before %v and %d", g, f, goroutines, files)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // load is steady traffic: so many questions a second, whatever becomes of
@@ -87,7 +89,7 @@ func (l *load) so() []reply {
 func (l *load) await(n int) {
 	l.t.Helper()
 	want := len(l.so()) + n
-	within(l.t, 30*time.Second, fmt.Sprintf("%d further answers", n), func() bool { return len(l.so()) >= want })
+	testbed.Within(l.t, 30*time.Second, fmt.Sprintf("%d further answers", n), func() bool { return len(l.so()) >= want })
 }
 
 // failures returns the replies that failed.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // etcd and the only lb-admin are one process here; it is killed. Proxies go on
@@ -27,7 +29,7 @@ func TestLoss_ControlPlaneKilledUnderLoad(t *testing.T) {
 	}
 	c.mustCall("POST", "/apps/"+app.name+"/instances", map[string]any{"name": "late", "host": "127.0.0.1", "port": 9, "token": c.instanceToken(), "weight": 0})
 	before := c.settledStatus(p1, app.name)
-	c.admins[0].kill9()
+	c.admins[0].Kill()
 
 	r := c.lbctl("instance", "drain", app.name, app.instances[0].name)
 	if r.code != 3 || !strings.Contains(r.stderr, "lb-admin") {
@@ -36,18 +38,18 @@ func TestLoss_ControlPlaneKilledUnderLoad(t *testing.T) {
 	l.await(40)
 
 	// A proxy that starts now knows only what it wrote to its disk.
-	p2.kill9()
+	p2.Kill()
 	begun := time.Now()
 	p2.begin()
-	eventually(t, 6*time.Second, "a proxy serves without etcd", func() error {
+	testbed.Eventually(t, 6*time.Second, "a proxy serves without etcd", func() error {
 		r := question{token: app.token, user: "constant-1"}.ask(t.Context(), p2.url)
 		if r.failure != "" {
-			return p2.alive(fmt.Errorf("%s", r))
+			return p2.Alive(fmt.Errorf("%s", r))
 		}
 		return nil
 	})
 	t.Logf("a proxy started without etcd and served after %s", time.Since(begun).Round(10*time.Millisecond))
-	if log := p2.log(); !strings.Contains(log, "last good state on disk") {
+	if log := p2.Log(); !strings.Contains(log, "last good state on disk") {
 		t.Error("its log does not say that it serves by the state on disk")
 	}
 	c.readyzSays(p2, `"etcd_connected":false`)
@@ -71,7 +73,7 @@ func TestLoss_ControlPlaneKilledUnderLoad(t *testing.T) {
 	user := app.ownedBy(t, app.instances[0].name, users("constant", 40))[0]
 	c.mustLbctl("instance", "drain", app.name, app.instances[0].name)
 	for i, d := range c.inForce(app.token, user, app.instances[1].name, time.Now()) {
-		t.Logf("a change after the loss was in force on %s within %s", c.proxies[i].name, d.Round(time.Millisecond))
+		t.Logf("a change after the loss was in force on %s within %s", c.proxies[i].Name, d.Round(time.Millisecond))
 	}
 	l.await(20)
 	replies := l.stop()
@@ -91,8 +93,8 @@ func TestLoss_ControlPlaneKilledUnderLoad(t *testing.T) {
 // readyzSays waits for a word in what a proxy says of itself.
 func (c *cluster) readyzSays(p *proxyNode, want string) {
 	c.t.Helper()
-	eventually(c.t, 10*time.Second, p.name+" says "+want, func() error {
-		_, body, err := get(p.ops + "/readyz")
+	testbed.Eventually(c.t, 10*time.Second, p.Name+" says "+want, func() error {
+		_, body, err := testbed.Get(p.ops + "/readyz")
 		if err == nil && !strings.Contains(string(body), want) {
 			err = fmt.Errorf("it says %s", body)
 		}
@@ -103,7 +105,7 @@ func (c *cluster) readyzSays(p *proxyNode, want string) {
 // settledStatus returns an application's requests once the document is complete.
 func (c *cluster) settledStatus(p *proxyNode, app string) (requests uint64) {
 	c.t.Helper()
-	eventually(c.t, 10*time.Second, "the status is complete", func() error {
+	testbed.Eventually(c.t, 10*time.Second, "the status is complete", func() error {
 		s, err := c.statusAt(p.url)
 		if err == nil && !s.Complete {
 			err = fmt.Errorf("%d of %d report", s.Nodes.Reporting, s.Nodes.Proxies)

@@ -68,7 +68,7 @@ func (c *cluster) inForce(token, user, want string, since time.Time) []time.Dura
 					took[i] = asked.Sub(since)
 					return
 				case time.Since(since) > 5*time.Second:
-					problems[i] = fmt.Errorf("%s is still served by %s on %s, want %s", user, r.instance, p.name, want)
+					problems[i] = fmt.Errorf("%s is still served by %s on %s, want %s", user, r.instance, p.Name, want)
 					return
 				}
 				time.Sleep(time.Millisecond)

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"difylb/test/testbed"
 )
 
 // everyFault holds one of each kind of mistake; TOKEN takes the place of a user
@@ -118,32 +120,32 @@ func TestRefusal_WrongOptionsAreNamed(t *testing.T) {
 		args         []string
 		names        string
 	}{
-		{programs.admin, "", []string{"--http-lissten", "x"}, "--http-lissten"},
-		{programs.admin, "", []string{"--log-level", "loud"}, "--log-level"},
-		{programs.admin, "", []string{"--etcd-endpoints", "foo"}, "--etcd-endpoints"},
-		{programs.admin, "", []string{"--etcd-prefix", "difylb/"}, "--etcd-prefix"},
-		{programs.admin, "", []string{"--node-id", "a b"}, "--node-id"},
-		{programs.admin, "", []string{"--tls-cert", "nowhere.pem"}, "--tls-cert"},
-		{programs.admin, "", []string{"surplus"}, "surplus"},
-		{programs.admin, "LB_ADMIN_LOG_FORMAT=poem", nil, "poem"},
-		{programs.proxy, "", []string{"--shutdown-grace", "soon"}, "--shutdown-grace"},
-		{programs.proxy, "", []string{"--max-body", "huge"}, "--max-body"},
-		{programs.proxy, "", []string{"--max-connections", "0"}, "--max-connections"},
-		{programs.proxy, "", []string{"--trusted-proxies", "10.0.0.0/99"}, "--trusted-proxies"},
-		{programs.proxy, "", []string{"--etcd-password-file", "x"}, "--etcd-password-file"},
-		{programs.proxy, "", []string{"--config", config}, "lissten"},
-		{programs.proxy, "LB_PROXY_MAX_CONNECTIONS=many", nil, "LB_PROXY_MAX_CONNECTIONS"},
-		{programs.ctl, "", []string{"status", "--colour"}, "--colour"},
-		{programs.ctl, "", []string{"statuss"}, "statuss"},
-		{programs.ctl, "", []string{"status", "-o", "xml"}, "xml"},
-		{programs.ctl, "", []string{"instance", "drain", "only-one"}, "NAME"},
-		{programs.ctl, "", []string{"up", "--proxies", "0"}, "--proxies"},
-		{programs.ctl, "", []string{"status", "--token-file", "nowhere"}, "nowhere"},
+		{testbed.Programs.Admin, "", []string{"--http-lissten", "x"}, "--http-lissten"},
+		{testbed.Programs.Admin, "", []string{"--log-level", "loud"}, "--log-level"},
+		{testbed.Programs.Admin, "", []string{"--etcd-endpoints", "foo"}, "--etcd-endpoints"},
+		{testbed.Programs.Admin, "", []string{"--etcd-prefix", "difylb/"}, "--etcd-prefix"},
+		{testbed.Programs.Admin, "", []string{"--node-id", "a b"}, "--node-id"},
+		{testbed.Programs.Admin, "", []string{"--tls-cert", "nowhere.pem"}, "--tls-cert"},
+		{testbed.Programs.Admin, "", []string{"surplus"}, "surplus"},
+		{testbed.Programs.Admin, "LB_ADMIN_LOG_FORMAT=poem", nil, "poem"},
+		{testbed.Programs.Proxy, "", []string{"--shutdown-grace", "soon"}, "--shutdown-grace"},
+		{testbed.Programs.Proxy, "", []string{"--max-body", "huge"}, "--max-body"},
+		{testbed.Programs.Proxy, "", []string{"--max-connections", "0"}, "--max-connections"},
+		{testbed.Programs.Proxy, "", []string{"--trusted-proxies", "10.0.0.0/99"}, "--trusted-proxies"},
+		{testbed.Programs.Proxy, "", []string{"--etcd-password-file", "x"}, "--etcd-password-file"},
+		{testbed.Programs.Proxy, "", []string{"--config", config}, "lissten"},
+		{testbed.Programs.Proxy, "LB_PROXY_MAX_CONNECTIONS=many", nil, "LB_PROXY_MAX_CONNECTIONS"},
+		{testbed.Programs.Ctl, "", []string{"status", "--colour"}, "--colour"},
+		{testbed.Programs.Ctl, "", []string{"statuss"}, "statuss"},
+		{testbed.Programs.Ctl, "", []string{"status", "-o", "xml"}, "xml"},
+		{testbed.Programs.Ctl, "", []string{"instance", "drain", "only-one"}, "NAME"},
+		{testbed.Programs.Ctl, "", []string{"up", "--proxies", "0"}, "--proxies"},
+		{testbed.Programs.Ctl, "", []string{"status", "--token-file", "nowhere"}, "nowhere"},
 	} {
 		name := filepath.Base(tt.program) + " " + strings.TrimSpace(tt.env+" "+strings.Join(tt.args, " "))
 		dir := t.TempDir()
 		cmd := exec.Command(tt.program, tt.args...)
-		cmd.Dir, cmd.Env = dir, cleanEnvironment(dir)
+		cmd.Dir, cmd.Env = dir, testbed.CleanEnvironment(dir)
 		if tt.env != "" {
 			cmd.Env = append(cmd.Env, tt.env)
 		}
@@ -175,10 +177,10 @@ func TestRefusal_TakenPortAndNoServer(t *testing.T) {
 		flag, program string
 		args          []string
 	}{
-		{"--http-listen", programs.admin, []string{"--http-listen", taken, "--grpc-listen", free, "--etcd-listen-client", "http://" + freeAddress(t), "--etcd-listen-peer", "http://" + freeAddress(t), "--data-dir", data}},
-		{"--grpc-listen", programs.admin, []string{"--http-listen", free, "--grpc-listen", taken, "--etcd-listen-client", "http://" + freeAddress(t), "--etcd-listen-peer", "http://" + freeAddress(t), "--data-dir", data}},
-		{"--listen", programs.proxy, []string{"--listen", taken, "--ops-listen", free, "--data-dir", data}},
-		{"--ops-listen", programs.proxy, []string{"--listen", free, "--ops-listen", taken, "--data-dir", data}},
+		{"--http-listen", testbed.Programs.Admin, []string{"--http-listen", taken, "--grpc-listen", free, "--etcd-listen-client", "http://" + testbed.FreeAddress(t), "--etcd-listen-peer", "http://" + testbed.FreeAddress(t), "--data-dir", data}},
+		{"--grpc-listen", testbed.Programs.Admin, []string{"--http-listen", free, "--grpc-listen", taken, "--etcd-listen-client", "http://" + testbed.FreeAddress(t), "--etcd-listen-peer", "http://" + testbed.FreeAddress(t), "--data-dir", data}},
+		{"--listen", testbed.Programs.Proxy, []string{"--listen", taken, "--ops-listen", free, "--data-dir", data}},
+		{"--ops-listen", testbed.Programs.Proxy, []string{"--listen", free, "--ops-listen", taken, "--data-dir", data}},
 	} {
 		r := c.command(tt.program, tt.args...)
 		if r.code != 1 || !strings.Contains(r.stderr, tt.flag+" "+taken) || !strings.Contains(r.stderr, "address already in use") || strings.Contains(r.stderr, "goroutine") {
@@ -188,7 +190,7 @@ func TestRefusal_TakenPortAndNoServer(t *testing.T) {
 	if _, err := os.Stat(data); err == nil {
 		t.Error("a program that could not start has made its data directory")
 	}
-	r := c.command(programs.ctl, "status", "--server", "http://127.0.0.1:1")
+	r := c.command(testbed.Programs.Ctl, "status", "--server", "http://127.0.0.1:1")
 	if r.code != 3 || !strings.Contains(r.stderr, "127.0.0.1:1") {
 		t.Errorf("lbctl without a server: exit code %d, want 3: %s", r.code, r.stderr)
 	}
@@ -198,21 +200,21 @@ func TestRefusal_TakenPortAndNoServer(t *testing.T) {
 func TestRefusal_MalformedAddressesAreWrongUsage(t *testing.T) {
 	t.Parallel()
 	namesFlag(t, newCluster(t), [][]string{
-		{programs.admin, "--http-listen", "nonsense"},
-		{programs.admin, "--grpc-listen", "127.0.0.1:70000"},
-		{programs.proxy, "--listen", "127.0.0.1:70000"},
-		{programs.proxy, "--ops-listen", "nonsense"},
-		{programs.proxy, "--tls-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"},
+		{testbed.Programs.Admin, "--http-listen", "nonsense"},
+		{testbed.Programs.Admin, "--grpc-listen", "127.0.0.1:70000"},
+		{testbed.Programs.Proxy, "--listen", "127.0.0.1:70000"},
+		{testbed.Programs.Proxy, "--ops-listen", "nonsense"},
+		{testbed.Programs.Proxy, "--tls-listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"},
 	})
 }
 
 func TestRefusal_MalformedEtcdAddressIsWrongUsage(t *testing.T) {
 	t.Parallel()
 	namesFlag(t, newCluster(t), [][]string{
-		{programs.admin, "--etcd-listen-client", "nonsense"},
-		{programs.admin, "--etcd-listen-peer", "http://127.0.0.1:70000"},
-		{programs.ctl, "--etcd-listen-client", "nonsense", "up"},
-		{programs.ctl, "--http-listen", "127.0.0.1:70000", "up"},
+		{testbed.Programs.Admin, "--etcd-listen-client", "nonsense"},
+		{testbed.Programs.Admin, "--etcd-listen-peer", "http://127.0.0.1:70000"},
+		{testbed.Programs.Ctl, "--etcd-listen-client", "nonsense", "up"},
+		{testbed.Programs.Ctl, "--http-listen", "127.0.0.1:70000", "up"},
 	})
 }
 

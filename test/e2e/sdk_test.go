@@ -9,12 +9,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // Programs that were written for Dify work through the balancer as they are:
 // here Dify's own SDK for Node, its HTTP client included.
 func TestSDK_WorksThroughEachProxy(t *testing.T) {
-	dir := filepath.Join(repository(), "test", "sdk")
+	dir := filepath.Join(testbed.Repository(), "test", "sdk")
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("node is not installed: the scenarios of Dify's SDK are left out")
 	}
@@ -57,7 +59,7 @@ func runSDK(t *testing.T, c *cluster, dir string, p *proxyNode, token, user, sce
 	cmd := exec.CommandContext(ctx, "node", "run.mjs")
 	cmd.Dir = dir
 	// By the environment: arguments can be seen by every user of the machine.
-	cmd.Env = append(cleanEnvironment(c.dir), "BASE_URL="+p.url+"/v1", "TOKEN="+token, "USER="+user, "SCENARIOS="+scenarios)
+	cmd.Env = append(testbed.CleanEnvironment(c.dir), "BASE_URL="+p.url+"/v1", "TOKEN="+token, "USER="+user, "SCENARIOS="+scenarios)
 	out, err := cmd.CombinedOutput()
 	c.keep("the SDK", out)
 	ran := 0
@@ -69,19 +71,19 @@ func runSDK(t *testing.T, c *cluster, dir string, p *proxyNode, token, user, sce
 			Detail   json.RawMessage
 		}
 		if json.Unmarshal([]byte(line), &s) != nil || s.Scenario == "" {
-			t.Errorf("%s: %s says: %s", p.name, scenarios, line)
+			t.Errorf("%s: %s says: %s", p.Name, scenarios, line)
 			continue
 		}
 		ran++
 		if !s.OK {
-			t.Errorf("%s: %s failed after %.0f ms: %s", p.name, s.Scenario, s.MS, s.Detail)
+			t.Errorf("%s: %s failed after %.0f ms: %s", p.Name, s.Scenario, s.MS, s.Detail)
 		}
 	}
 	if err != nil {
-		t.Errorf("%s: %s: %s", p.name, scenarios, err)
+		t.Errorf("%s: %s: %s", p.Name, scenarios, err)
 	}
-	t.Logf("%s: %d scenarios of %s", p.name, ran, scenarios)
+	t.Logf("%s: %d scenarios of %s", p.Name, ran, scenarios)
 	if ran == 0 {
-		t.Errorf("%s: no scenario of %s ran", p.name, scenarios)
+		t.Errorf("%s: no scenario of %s ran", p.Name, scenarios)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // No token, no key and no user id of a client stands in anything that the
@@ -39,7 +41,7 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 	c.provokeAdmin(app)
 	for _, base := range []string{c.admins[0].url, p.ops, c.proxies[1].ops} {
 		for _, path := range []string{"/metrics", "/readyz", "/health", "/status", "/openapi.json", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2"} {
-			_, body, err := get(base + path)
+			_, body, err := testbed.Get(base + path)
 			if err != nil {
 				t.Error(err)
 			}
@@ -60,9 +62,9 @@ func TestSecrets_AppearNowhere(t *testing.T) {
 		}
 	}
 	for _, s := range c.proxies {
-		s.stop()
+		s.Stop()
 	}
-	c.admins[0].stop()
+	c.admins[0].Stop()
 
 	files, size := c.secrets.search(t, c.dir)
 	t.Logf("%d files, %d KiB searched for %d canaries", files, size>>10, len(c.secrets.parts))
@@ -78,9 +80,9 @@ func TestSecrets_SearchFindsACanary(t *testing.T) {
 	var c canaries
 	token := c.secret("a planted token", "app-")
 	for _, name := range []string{"proxy-1.stderr", "deep/er/log", "etcd/data", inputDir + "/doc", "proxy-1/last-good.json.1"} {
-		writeFile(t, filepath.Join(dir, name), []byte("xx "+token+" yy"))
+		testbed.WriteFile(t, filepath.Join(dir, name), []byte("xx "+token+" yy"))
 	}
-	writeFile(t, filepath.Join(dir, "hint"), []byte("…"+token[len(token)-4:]))
+	testbed.WriteFile(t, filepath.Join(dir, "hint"), []byte("…"+token[len(token)-4:]))
 	fake := &countingTB{TB: t}
 	c.search(fake, dir)
 	if fake.errors != 2*2 { // in two of the files, two parts of the token each
@@ -228,22 +230,22 @@ func (c *cluster) provokeAdmin(app application) {
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		c.keep("a refused access", body)
-		c.command(programs.ctl, "--server", c.admins[0].url, "--token", token, "status")
+		c.command(testbed.Programs.Ctl, "--server", c.admins[0].url, "--token", token, "status")
 	}
 }
 
 // followEvents keeps the event stream until the returned function is called.
 func (c *cluster) followEvents() func() {
 	c.t.Helper()
-	p := start(c.t, c.dir, "lbctl-events", programs.ctl, "--server", c.admins[0].url, "--token-file", c.tokenFile(), "events", "-o", "json")
+	p := testbed.Start(c.t, c.dir, "lbctl-events", testbed.Programs.Ctl, "--server", c.admins[0].url, "--token-file", c.tokenFile(), "events", "-o", "json")
 	return func() {
 		c.t.Helper()
-		eventually(c.t, 5*time.Second, "events are told", func() error {
-			if out := p.output(); !strings.Contains(out, "configuration") || !json.Valid([]byte(strings.SplitN(out, "\n", 2)[0])) {
-				return fmt.Errorf("lbctl events says %.300q %.300q", out, p.log())
+		testbed.Eventually(c.t, 5*time.Second, "events are told", func() error {
+			if out := p.Output(); !strings.Contains(out, "configuration") || !json.Valid([]byte(strings.SplitN(out, "\n", 2)[0])) {
+				return fmt.Errorf("lbctl events says %.300q %.300q", out, p.Log())
 			}
 			return nil
 		})
-		p.kill9()
+		p.Kill()
 	}
 }

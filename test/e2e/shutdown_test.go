@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // SIGTERM: not ready at once, /health says draining, streams run to their end,
@@ -28,30 +30,30 @@ func TestShutdown_LetsStreamsEnd(t *testing.T) {
 		go func() { // ends with the stream
 			answer <- question{token: app.token, user: "late", stream: true, tokens: 30, gap: 100 * time.Millisecond}.ask(context.Background(), p.url)
 		}()
-		within(t, 5*time.Second, "the stream is open", func() bool {
-			n, err := metric(p.ops, "difylb_instance_active_streams")
+		testbed.Within(t, 5*time.Second, "the stream is open", func() bool {
+			n, err := testbed.Metric(p.ops, "difylb_instance_active_streams")
 			return err == nil && n == 1
 		})
 		return answer
 	}
 
 	stream := open(gentle)
-	gentle.signal(syscall.SIGTERM)
+	gentle.Signal(syscall.SIGTERM)
 	signalled := time.Now()
-	eventually(t, 300*time.Millisecond, "/readyz fails", func() error {
-		if code, _, err := get(gentle.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
+	testbed.Eventually(t, 300*time.Millisecond, "/readyz fails", func() error {
+		if code, _, err := testbed.Get(gentle.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
 			return fmt.Errorf("status %d, %v", code, err)
 		}
 		return nil
 	})
-	code, body, err := get(gentle.url + "/health")
+	code, body, err := testbed.Get(gentle.url + "/health")
 	if err != nil || code != http.StatusServiceUnavailable || !strings.Contains(string(body), `"draining"`) {
 		t.Errorf("/health while draining: %d %s %v", code, body, err)
 	}
 	if r := (question{token: app.token, user: "in time"}).ask(t.Context(), gentle.url); r.failure != "" && time.Since(signalled) < 900*time.Millisecond {
 		t.Errorf("within the shutdown delay: %s", r)
 	}
-	eventually(t, 2*time.Second, "no new connections are taken after the delay", func() error {
+	testbed.Eventually(t, 2*time.Second, "no new connections are taken after the delay", func() error {
 		conn, err := net.DialTimeout("tcp", gentle.url[len("http://"):], time.Second)
 		if err == nil {
 			conn.Close()
@@ -63,7 +65,7 @@ func TestShutdown_LetsStreamsEnd(t *testing.T) {
 		t.Errorf("the stream that was open: %d events, %s", r.events, r)
 	}
 	ended := time.Now()
-	if code := gentle.wait(10 * time.Second); code != 0 {
+	if code := gentle.Wait(10 * time.Second); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	if d := time.Since(ended); d > 3*time.Second {
@@ -71,17 +73,17 @@ func TestShutdown_LetsStreamsEnd(t *testing.T) {
 	}
 
 	stream = open(hard)
-	hard.signal(syscall.SIGTERM)
-	eventually(t, 2*time.Second, "/readyz fails", func() error {
-		if code, _, err := get(hard.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
+	hard.Signal(syscall.SIGTERM)
+	testbed.Eventually(t, 2*time.Second, "/readyz fails", func() error {
+		if code, _, err := testbed.Get(hard.ops + "/readyz"); err != nil || code != http.StatusServiceUnavailable {
 			return fmt.Errorf("status %d, %v", code, err)
 		}
 		return nil
 	})
-	hard.signal(syscall.SIGTERM)
+	hard.Signal(syscall.SIGTERM)
 	second := time.Now()
-	hard.wait(5 * time.Second)
-	t.Logf("after the second SIGTERM it ended within %s, exit code %d", time.Since(second).Round(time.Millisecond), hard.cmd.ProcessState.ExitCode())
+	hard.Wait(5 * time.Second)
+	t.Logf("after the second SIGTERM it ended within %s, exit code %d", time.Since(second).Round(time.Millisecond), hard.ExitCode())
 	if d := time.Since(second); d > 2500*time.Millisecond {
 		t.Errorf("a second SIGTERM took %s", d)
 	}
@@ -102,7 +104,7 @@ func TestShutdown_RollingRestartLosesNoRequest(t *testing.T) {
 	l := startLoad(t, traffic{token: app.token, users: users("passenger", 30), proxies: c.readyProxies(), rate: 50, streams: 4, tokens: 6, gap: 40 * time.Millisecond})
 	l.await(50)
 	for _, p := range c.proxies {
-		p.stop()
+		p.Stop()
 		p.restart()
 		l.await(50) // the balancer has noticed
 	}
@@ -126,7 +128,7 @@ func (c *cluster) readyProxies() func() []string {
 	look := func() {
 		var urls []string
 		for _, p := range c.proxies {
-			if probe(p.ops+"/readyz") == nil {
+			if testbed.Probe(p.ops+"/readyz") == nil {
 				urls = append(urls, p.url)
 			}
 		}

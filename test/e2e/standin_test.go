@@ -9,72 +9,71 @@ import (
 	"time"
 
 	"difylb/pkg/standin"
+	"difylb/test/testbed"
 )
 
 // standinNode is a stand-in Dify as a process, which can be killed.
 type standinNode struct {
-	*process
-	args []string
-	dir  string
+	*testbed.Process
 	addr string
 }
 
 // startStandin runs an instance; apps are MODE=TOKEN.
 func (c *cluster) startStandin(name string, apps ...string) *standinNode {
 	c.t.Helper()
-	s := &standinNode{addr: freeAddress(c.t), dir: c.dir}
-	s.args = []string{"standin", "--listen", s.addr, "--name", name, "--slots", "-1", "--control"}
+	s := &standinNode{addr: testbed.FreeAddress(c.t)}
+	args := []string{"standin", "--listen", s.addr, "--name", name, "--slots", "-1", "--control"}
 	for _, a := range apps {
-		s.args = append(s.args, "--app", a)
+		args = append(args, "--app", a)
 	}
-	s.process = start(c.t, c.dir, name, programs.ctl, s.args...)
+	s.Process = testbed.Start(c.t, c.dir, name, testbed.Programs.Ctl, args...)
 	s.awaitReady()
 	return s
 }
 
 func (s *standinNode) awaitReady() {
-	s.t.Helper()
-	eventually(s.t, 10*time.Second, s.name+" is ready", func() error { return s.alive(probe("http://" + s.addr + "/_standin/counts")) })
+	s.T.Helper()
+	testbed.Eventually(s.T, 10*time.Second, s.Name+" is ready", func() error { return s.Alive(testbed.Probe("http://" + s.addr + "/_standin/counts")) })
 }
 
 func (s *standinNode) restart() {
-	s.t.Helper()
-	s.process = start(s.t, s.dir, s.name, programs.ctl, s.args...)
+	s.T.Helper()
+	s.Process = s.Again()
 	s.awaitReady()
 }
 
 func (s *standinNode) counts() standin.Counts {
-	s.t.Helper()
+	s.T.Helper()
 	var c standin.Counts
 	s.control("counts", &c)
 	return c
 }
 
 func (s *standinNode) control(what string, answer any) {
-	s.t.Helper()
-	code, body, err := get("http://" + s.addr + "/_standin/" + what)
+	s.T.Helper()
+	code, body, err := testbed.Get("http://" + s.addr + "/_standin/" + what)
 	if err != nil || code != http.StatusOK {
-		s.t.Fatalf("%s: %s: status %d, %v", s.name, what, code, err)
+		s.T.Fatalf("%s: %s: status %d, %v", s.Name, what, code, err)
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
-		s.t.Fatalf("%s: %s: %s", s.name, what, err)
+		s.T.Fatalf("%s: %s: %s", s.Name, what, err)
 	}
 }
 
 // fault puts faults in force in place of those there were.
 func (s *standinNode) fault(faults ...standin.Fault) {
-	s.t.Helper()
+	s.T.Helper()
 	body, err := json.Marshal(map[string]any{"clear": true, "add": faults})
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	resp, err := probeClient.Post("http://"+s.addr+"/_standin/faults", "application/json", bytes.NewReader(body))
+	resp, err := testbed.Looker.Post("http://"+s.addr+"/_standin/faults", "application/json", bytes.NewReader(body))
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		s.t.Fatalf("%s: faults: status %d", s.name, resp.StatusCode)
+		s.T.Fatalf("%s: faults: status %d", s.Name, resp.StatusCode)
 	}
 }
 
@@ -95,7 +94,7 @@ func (c *cluster) chatApplication(name string, n int, fields map[string]any) (ap
 		token := c.instanceToken()
 		s := c.startStandin(fmt.Sprintf("dify%d-%s", i+1, name), "chat="+token)
 		nodes = append(nodes, s)
-		app.instances = append(app.instances, instance{name: s.name, addr: s.addr, token: token, fields: map[string]any{"fail_timeout": "1s"}})
+		app.instances = append(app.instances, instance{name: s.Name, addr: s.addr, token: token, fields: map[string]any{"fail_timeout": "1s"}})
 	}
 	return app, nodes
 }
@@ -103,7 +102,7 @@ func (c *cluster) chatApplication(name string, n int, fields map[string]any) (ap
 func named(t testing.TB, nodes []*standinNode, name string) *standinNode {
 	t.Helper()
 	for _, s := range nodes {
-		if s.name == name {
+		if s.Name == name {
 			return s
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // /status of any proxy is the whole cluster's, exact to the request, soon
@@ -27,7 +29,7 @@ func TestStatus_SumsAreExactAndNeverGoBack(t *testing.T) {
 
 	// In good order a process reports all before it ends.
 	asked += c.askMany(app, 40, p2, 0)
-	p2.stop()
+	p2.Stop()
 	p2.restart()
 	c.awaitNodes(2)
 	c.exact(app, nodes, asked, 3*time.Second)
@@ -35,14 +37,14 @@ func TestStatus_SumsAreExactAndNeverGoBack(t *testing.T) {
 	// Killed it may lose its last five seconds, and no more.
 	asked += c.askMany(app, 40, p2, 0)
 	time.Sleep(6 * time.Second)
-	p2.kill9()
+	p2.Kill()
 	p2.restart()
 	c.awaitNodes(2)
 	c.exact(app, nodes, asked, 3*time.Second)
 
 	// So may lb-admin, whose part it is to remember the sums of those who ended.
 	time.Sleep(6 * time.Second)
-	c.admins[0].kill9()
+	c.admins[0].Kill()
 	asked += c.askMany(app, 30, p1, 0)
 	c.admins[0].restart()
 	c.awaitNodes(2)
@@ -50,9 +52,9 @@ func TestStatus_SumsAreExactAndNeverGoBack(t *testing.T) {
 	c.exact(app, nodes, asked, 5*time.Second)
 
 	// One that is stopped is missed, and the document says so.
-	p2.signal(syscall.SIGSTOP)
+	p2.Signal(syscall.SIGSTOP)
 	c.statusBecomes(p1, "a stopped proxy is missed", func(s *status) bool { return !s.Complete && s.Nodes.Reporting == 1 })
-	p2.signal(syscall.SIGCONT)
+	p2.Signal(syscall.SIGCONT)
 	c.statusBecomes(p1, "a proxy that goes on is seen", func(s *status) bool {
 		return s.Complete && s.Nodes.Reporting == 2 && s.Nodes.Proxies == 2
 	})
@@ -80,7 +82,7 @@ func (c *cluster) askMany(app application, n int, p *proxyNode, streams int) int
 		}()
 	}
 	wg.Wait()
-	noFailures(c.t, fmt.Sprintf("%d questions through %s", n, p.name), replies)
+	noFailures(c.t, fmt.Sprintf("%d questions through %s", n, p.Name), replies)
 	return n
 }
 
@@ -91,14 +93,14 @@ func (c *cluster) exact(app application, nodes []*standinNode, asked int, limit 
 	served := make(map[string]uint64)
 	total := uint64(0)
 	for _, s := range nodes {
-		served[s.name] = generated(s.counts())
-		total += served[s.name]
+		served[s.Name] = generated(s.counts())
+		total += served[s.Name]
 	}
 	if total != uint64(asked) {
 		c.t.Fatalf("%d requests reached the instances, %d were sent", total, asked)
 	}
 	for _, base := range append(c.proxyURLs(), c.admins[0].url) {
-		eventually(c.t, limit, fmt.Sprintf("%s shows %d requests", base, asked), func() error {
+		testbed.Eventually(c.t, limit, fmt.Sprintf("%s shows %d requests", base, asked), func() error {
 			s, err := c.statusAt(base)
 			if err != nil {
 				return err
@@ -119,7 +121,7 @@ func (c *cluster) exact(app application, nodes []*standinNode, asked int, limit 
 
 func (c *cluster) statusBecomes(p *proxyNode, what string, is func(*status) bool) {
 	c.t.Helper()
-	eventually(c.t, 15*time.Second, what, func() error {
+	testbed.Eventually(c.t, 15*time.Second, what, func() error {
 		s, err := c.statusAt(p.url)
 		if err == nil && !is(s) {
 			err = fmt.Errorf("complete %t, nodes %+v", s.Complete, s.Nodes)

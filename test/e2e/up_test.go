@@ -12,13 +12,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 // demo is the cluster of `make up`, on ports of its own, in a directory that
 // looks like a checkout after make build.
 type demo struct {
 	*cluster
-	up    *process
+	up    *testbed.Process
 	first int // of its ports
 }
 
@@ -41,22 +43,22 @@ func (d *demo) moved(text string) string {
 
 func startDemo(t testing.TB) *demo {
 	t.Helper()
-	d := &demo{cluster: newCluster(t), first: freePorts(t, len(demoPorts))}
-	if err := os.Symlink(filepath.Dir(programs.ctl), filepath.Join(d.dir, "bin")); err != nil {
+	d := &demo{cluster: newCluster(t), first: testbed.FreePorts(t, len(demoPorts))}
+	if err := os.Symlink(filepath.Dir(testbed.Programs.Ctl), filepath.Join(d.dir, "bin")); err != nil {
 		t.Fatal(err)
 	}
-	example := d.moved(readFile(t, filepath.Join(repository(), "examples", "difylb.yaml")))
-	writeFile(t, filepath.Join(d.dir, "examples", "difylb.yaml"), []byte(example))
-	d.up = start(t, d.dir, "up", programs.ctl, "up", "-f", "examples/difylb.yaml", "--proxies", "2", "--demo",
+	example := d.moved(testbed.ReadFile(t, filepath.Join(testbed.Repository(), "examples", "difylb.yaml")))
+	testbed.WriteFile(t, filepath.Join(d.dir, "examples", "difylb.yaml"), []byte(example))
+	d.up = testbed.Start(t, d.dir, "up", testbed.Programs.Ctl, "up", "-f", "examples/difylb.yaml", "--proxies", "2", "--demo",
 		"--listen", d.at(8082), "--ops-listen", d.at(9182), "--http-listen", d.at(9180), "--grpc-listen", d.at(9190),
 		"--etcd-listen-client", "http://"+d.at(2379), "--etcd-listen-peer", "http://"+d.at(2380))
 	const last = "instance activate customer_service dify1\n"
-	eventually(t, 40*time.Second, "lbctl up says what to try", func() error {
-		out := d.up.output()
+	testbed.Eventually(t, 40*time.Second, "lbctl up says what to try", func() error {
+		out := d.up.Output()
 		if strings.HasSuffix(out, last) {
 			return nil
 		}
-		return d.up.alive(fmt.Errorf("it says %q", out))
+		return d.up.Alive(fmt.Errorf("it says %q", out))
 	})
 	return d
 }
@@ -67,17 +69,17 @@ func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
 	for _, usual := range []int{9182, 9183, 9180} {
-		if err := probe("http://" + d.at(usual) + "/readyz"); err != nil {
+		if err := testbed.Probe("http://" + d.at(usual) + "/readyz"); err != nil {
 			t.Error(err)
 		}
 	}
-	commands := printedCommands(d.up.output())
+	commands := printedCommands(d.up.Output())
 	if len(commands) < 6 {
 		t.Errorf("%d commands are printed: %q", len(commands), commands)
 	}
 	for _, command := range commands {
 		cmd := exec.Command("sh", "-c", command)
-		cmd.Dir, cmd.Env = d.dir, cleanEnvironment(d.dir)
+		cmd.Dir, cmd.Env = d.dir, testbed.CleanEnvironment(d.dir)
 		out, err := cmd.CombinedOutput()
 		d.keep(command, out)
 		want := ""
@@ -99,20 +101,20 @@ func TestUp_PrintedCommandsWorkAndInterruptEndsEverything(t *testing.T) {
 			t.Errorf("%s\nsays (%v), want %q in it:\n%s", command, err, want, out)
 		}
 	}
-	before := len(d.up.log())
-	d.up.signal(syscall.SIGINT)
-	if code := d.up.wait(20 * time.Second); code != 0 {
+	before := len(d.up.Log())
+	d.up.Signal(syscall.SIGINT)
+	if code := d.up.Wait(20 * time.Second); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C, want 0", code)
 	}
-	if said := d.up.log()[before:]; complaint.MatchString(said) {
+	if said := d.up.Log()[before:]; complaint.MatchString(said) {
 		t.Errorf("an orderly end is logged as trouble: %s", said)
 	}
 	for _, usual := range demoPorts {
-		if !portFree(d.port(usual)) {
+		if !testbed.PortFree(d.port(usual)) {
 			t.Errorf("port %d is still taken", d.port(usual))
 		}
 	}
-	if err := syscall.Kill(-d.up.pid(), 0); err == nil {
+	if err := syscall.Kill(-d.up.Pid(), 0); err == nil {
 		t.Error("a process of its group still runs")
 	}
 }

@@ -67,14 +67,14 @@ func TestUpstream_UpgradeIsATunnel(t *testing.T) {
 		in := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(in, nil)
 		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "echo" {
-			t.Fatalf("%s: %v, %v", p.name, resp, err)
+			t.Fatalf("%s: %v, %v", p.Name, resp, err)
 		}
 		echo := func(payload []byte) {
 			t.Helper()
 			go func() { _, _ = conn.Write(payload) }() // ends with the connection
 			got := make([]byte, len(payload))
 			if _, err := io.ReadFull(in, got); err != nil || !bytes.Equal(got, payload) {
-				t.Fatalf("%s: %d bytes did not come back as they were: %v", p.name, len(payload), err)
+				t.Fatalf("%s: %d bytes did not come back as they were: %v", p.Name, len(payload), err)
 			}
 		}
 		echo([]byte("before"))

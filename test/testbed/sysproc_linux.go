@@ -1,4 +1,4 @@
-package e2e
+package testbed
 
 import (
 	"os"
@@ -14,8 +14,8 @@ func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// residentBytes reads the resident set of a process, and the largest it ever was.
-func residentBytes(t testing.TB, pid int) (now, peak int64) {
+// ResidentBytes reads the resident set of a process, and the largest it ever was.
+func ResidentBytes(t testing.TB, pid int) (now, peak int64) {
 	t.Helper()
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
@@ -37,8 +37,8 @@ func residentBytes(t testing.TB, pid int) (now, peak int64) {
 	return now, peak
 }
 
-// openFiles is the number of descriptors that a process holds.
-func openFiles(t testing.TB, pid int) int {
+// OpenFiles is the number of descriptors that a process holds.
+func OpenFiles(t testing.TB, pid int) int {
 	t.Helper()
 	list, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")
 	if err != nil {

@@ -1,4 +1,4 @@
-package e2e
+package testbed
 
 import (
 	"fmt"
@@ -21,8 +21,8 @@ var ports struct {
 	next int // 0: not chosen yet
 }
 
-// freePorts returns n consecutive ports that nobody listens on, none of them twice.
-func freePorts(t testing.TB, n int) int {
+// FreePorts returns n consecutive ports that nobody listens on, none of them twice.
+func FreePorts(t testing.TB, n int) int {
 	t.Helper()
 	ports.Lock()
 	defer ports.Unlock()
@@ -47,14 +47,15 @@ func freePorts(t testing.TB, n int) int {
 
 func firstTaken(first, n int) int {
 	for port := first; port < first+n; port++ {
-		if !portFree(port) {
+		if !PortFree(port) {
 			return port
 		}
 	}
 	return -1
 }
 
-func portFree(port int) bool {
+// PortFree reports whether nobody listens on a port, on loopback or on all addresses.
+func PortFree(port int) bool {
 	for _, host := range []string{"127.0.0.1", ""} {
 		ln, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 		if err != nil {
@@ -65,7 +66,8 @@ func portFree(port int) bool {
 	return true
 }
 
-func freeAddress(t testing.TB) string {
+// FreeAddress returns host:port of one of FreePorts.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", freePorts(t, 1))
+	return fmt.Sprintf("127.0.0.1:%d", FreePorts(t, 1))
 }

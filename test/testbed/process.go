@@ -1,4 +1,4 @@
-package e2e
+package testbed
 
 import (
 	"bytes"
@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// process is one program of the cluster. Its output goes to files, which are
-// shown when the test fails.
-type process struct {
-	t      testing.TB
-	name   string
+// Process is one program under test. Its output goes to files, the ends of which
+// are shown when the test fails. Safe for concurrent use.
+type Process struct {
+	T      testing.TB // the test that it ends with
+	Name   string
 	cmd    *exec.Cmd
 	stdout string
 	stderr string
@@ -27,20 +27,20 @@ type process struct {
 }
 
 // processes are those that run now.
-var processes = &processList{running: make(map[*process]bool)}
+var processes = &processList{running: make(map[*Process]bool)}
 
 type processList struct {
 	mu      sync.Mutex
-	running map[*process]bool // guarded by mu
+	running map[*Process]bool // guarded by mu
 }
 
-func (l *processList) add(p *process) {
+func (l *processList) add(p *Process) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running[p] = true
 }
 
-func (l *processList) remove(p *process) {
+func (l *processList) remove(p *Process) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.running, p)
@@ -48,13 +48,13 @@ func (l *processList) remove(p *process) {
 
 func (l *processList) killAll() (killed int) {
 	l.mu.Lock()
-	var all []*process
+	var all []*Process
 	for p := range l.running {
 		all = append(all, p)
 	}
 	l.mu.Unlock()
 	for _, p := range all {
-		p.kill9()
+		p.Kill()
 	}
 	return len(all)
 }
@@ -77,17 +77,17 @@ type spawnRequest struct {
 	done chan error
 }
 
-// start runs a program in dir. Output is appended to <dir>/<name>.stdout and
+// Start runs a program in dir. Output is appended to <dir>/<name>.stdout and
 // .stderr, so that one that is started again goes on in the same files.
-func start(t testing.TB, dir, name, program string, args ...string) *process {
+func Start(t testing.TB, dir, name, program string, args ...string) *Process {
 	t.Helper()
-	p := &process{
-		t: t, name: name, exited: make(chan struct{}),
+	p := &Process{
+		T: t, Name: name, exited: make(chan struct{}),
 		stdout: filepath.Join(dir, name+".stdout"), stderr: filepath.Join(dir, name+".stderr"),
 	}
 	p.cmd = exec.Command(program, args...)
 	p.cmd.Dir = dir
-	p.cmd.Env = cleanEnvironment(dir)
+	p.cmd.Env = CleanEnvironment(dir)
 	p.cmd.SysProcAttr = childAttributes()
 	var files []*os.File
 	for _, path := range []string{p.stdout, p.stderr} {
@@ -114,7 +114,7 @@ func start(t testing.TB, dir, name, program string, args ...string) *process {
 		close(p.exited)
 	}()
 	t.Cleanup(func() {
-		p.kill9()
+		p.Kill()
 		p.checkLog()
 		if t.Failed() {
 			p.showTail()
@@ -123,14 +123,36 @@ func start(t testing.TB, dir, name, program string, args ...string) *process {
 	return p
 }
 
-// cleanEnvironment keeps settings of whoever runs the tests out of them.
-func cleanEnvironment(home string) []string {
+// CleanEnvironment keeps settings of whoever runs the tests out of them.
+func CleanEnvironment(home string) []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + os.TempDir(), "NO_COLOR=1"}
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+// Again starts the program anew with the same arguments; its output goes on in
+// the same files.
+func (p *Process) Again() *Process {
+	p.T.Helper()
+	return Start(p.T, p.cmd.Dir, p.Name, p.cmd.Path, p.cmd.Args[1:]...)
+}
 
-func (p *process) running() bool {
+// ExitCode is that of a process that has ended; -1 means a signal ended it.
+func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
+
+// Alive turns waiting for a process that has ended into a failure at once:
+// it returns err if the process runs.
+func (p *Process) Alive(err error) error {
+	p.T.Helper()
+	if err != nil && !p.Running() {
+		p.T.Fatalf("%s ended with %d\n%s", p.Name, p.ExitCode(), p.Log())
+	}
+	return err
+}
+
+// Pid is the number of the process, also when it has ended.
+func (p *Process) Pid() int { return p.cmd.Process.Pid }
+
+// Running reports whether it has not ended.
+func (p *Process) Running() bool {
 	select {
 	case <-p.exited:
 		return false
@@ -139,58 +161,62 @@ func (p *process) running() bool {
 	}
 }
 
-func (p *process) signal(s syscall.Signal) {
-	p.t.Helper()
+// Signal sends a signal; a process that has ended does not mind.
+func (p *Process) Signal(s syscall.Signal) {
+	p.T.Helper()
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		p.t.Errorf("%s to %s: %s", s, p.name, err)
+		p.T.Errorf("%s to %s: %s", s, p.Name, err)
 	}
 }
 
-// kill9 ends the process and all that it may have started, and waits for it.
-func (p *process) kill9() {
-	if p.running() {
-		_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
+// Kill ends the process and all that it may have started, and waits for it.
+func (p *Process) Kill() {
+	if p.Running() {
+		_ = syscall.Kill(-p.Pid(), syscall.SIGKILL)
 	}
 	<-p.exited
 }
 
-// wait returns the exit code; -1 means a signal ended it.
-func (p *process) wait(limit time.Duration) int {
-	p.t.Helper()
+// Wait returns the exit code; -1 means a signal ended it.
+func (p *Process) Wait(limit time.Duration) int {
+	p.T.Helper()
 	select {
 	case <-p.exited:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(limit):
-		p.t.Fatalf("%s (pid %d) still runs after %s", p.name, p.pid(), limit)
+		p.T.Fatalf("%s (pid %d) still runs after %s", p.Name, p.Pid(), limit)
 		return 0
 	}
 }
 
-// stop asks the process to end and expects it to do so in good order.
-func (p *process) stop() {
-	p.t.Helper()
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(20 * time.Second); code != 0 {
-		p.t.Errorf("%s ended with %d after SIGTERM, want 0", p.name, code)
+// Stop asks the process to end and expects it to do so in good order.
+func (p *Process) Stop() {
+	p.T.Helper()
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(20 * time.Second); code != 0 {
+		p.T.Errorf("%s ended with %d after SIGTERM, want 0", p.Name, code)
 	}
 }
 
-func (p *process) output() string { return readFile(p.t, p.stdout) }
-func (p *process) log() string    { return readFile(p.t, p.stderr) }
+// Output is what it has written to standard output.
+func (p *Process) Output() string { return ReadFile(p.T, p.stdout) }
+
+// Log is what it has written to standard error.
+func (p *Process) Log() string { return ReadFile(p.T, p.stderr) }
 
 // checkLog reports what must not stand in the log of any program, whatever was
 // done to it. The second is found when the programs were built with -race.
-func (p *process) checkLog() {
-	p.t.Helper()
-	log := p.log()
+func (p *Process) checkLog() {
+	p.T.Helper()
+	log := p.Log()
 	for _, bad := range []string{"panic", "DATA RACE", "fatal error: "} {
 		if i := strings.Index(log, bad); i >= 0 {
-			p.t.Errorf("%s logged %q: %.3000s", p.name, bad, log[i:])
+			p.T.Errorf("%s logged %q: %.3000s", p.Name, bad, log[i:])
 		}
 	}
 }
 
-func (p *process) showTail() {
+func (p *Process) showTail() {
 	for _, path := range []string{p.stdout, p.stderr} {
 		data, err := os.ReadFile(path)
 		if err != nil || len(data) == 0 {
@@ -201,11 +227,12 @@ func (p *process) showTail() {
 			data = data[len(data)-limit:]
 			data = data[bytes.IndexByte(data, '\n')+1:]
 		}
-		p.t.Logf("the end of %s:\n%s", filepath.Base(path), data)
+		p.T.Logf("the end of %s:\n%s", filepath.Base(path), data)
 	}
 }
 
-func readFile(t testing.TB, path string) string {
+// ReadFile returns the contents of a file that must be there.
+func ReadFile(t testing.TB, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -214,7 +241,8 @@ func readFile(t testing.TB, path string) string {
 	return string(data)
 }
 
-func writeFile(t testing.TB, path string, data []byte) {
+// WriteFile makes a private file, and its directory.
+func WriteFile(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
@@ -224,8 +252,8 @@ func writeFile(t testing.TB, path string, data []byte) {
 	}
 }
 
-// eventually waits until f returns nil, which it must within limit.
-func eventually(t testing.TB, limit time.Duration, what string, f func() error) {
+// Eventually waits until f returns nil, which it must within limit.
+func Eventually(t testing.TB, limit time.Duration, what string, f func() error) {
 	t.Helper()
 	begun := time.Now()
 	for {
@@ -240,10 +268,10 @@ func eventually(t testing.TB, limit time.Duration, what string, f func() error) 
 	}
 }
 
-// within is eventually for a condition without a story.
-func within(t testing.TB, limit time.Duration, what string, f func() bool) {
+// Within is Eventually for a condition without a story.
+func Within(t testing.TB, limit time.Duration, what string, f func() bool) {
 	t.Helper()
-	eventually(t, limit, what, func() error {
+	Eventually(t, limit, what, func() error {
 		if !f() {
 			return fmt.Errorf("it is not so")
 		}
