@@ -133,6 +133,7 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		c.exportCommand(),
 		c.validateCommand(),
 		c.importCommand(),
+		c.verifyPlacementCommand(),
 		c.statusCommand(),
 		c.topCommand(),
 		c.nodeCommand(),
