@@ -297,6 +297,7 @@ func boolDefault(typ reflect.Type, path string) string {
 var applicationFlags = []fieldFlag{
 	{"hash", "consistent_hash.hash_algorithm", "hash `algorithm`: crc32, md5, sha1 or xxhash"},
 	{"virtual-nodes", "consistent_hash.virtual_nodes", "`points` on the ring per unit of weight"},
+	{"load-factor", "consistent_hash.load_factor", "pass an instance with more than so many `times` its share of open requests: above 1, or 0 for never"},
 	{"missing-user", "missing_user", "what happens to requests without a user id: auto, reject or spread (`policy`)"},
 	{"connect-timeout", "timeouts.connect", "`time` to connect to an instance"},
 	{"read-timeout", "timeouts.read", "longest `time` between two bytes of an answer"},

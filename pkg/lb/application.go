@@ -79,11 +79,15 @@ type Application struct {
 	Revision int64 `json:"-"`
 }
 
-// ConsistentHash says how the ring is built.
+// ConsistentHash says how the ring is built, and when a request leaves its place on it.
 type ConsistentHash struct {
 	// VirtualNodes is the number of points per unit of weight, from 1.
 	VirtualNodes  int           `json:"virtual_nodes"`
 	HashAlgorithm HashAlgorithm `json:"hash_algorithm"`
+	// LoadFactor lets a request pass an instance that has, of this proxy's open
+	// requests, more than so many times its share by weight; above 1, such as
+	// 1.25. 0: requests go to their owner whatever it has to do.
+	LoadFactor float64 `json:"load_factor,omitempty"`
 }
 
 // Timeouts bound the talk with an instance.

@@ -93,7 +93,7 @@ func TestValidate_ListsEveryFault(t *testing.T) {
 	a := validApp()
 	a.Name = "Shop!"
 	a.UserTokens = append(a.UserTokens, a.UserTokens[0])
-	a.ConsistentHash = ConsistentHash{VirtualNodes: 0, HashAlgorithm: "md4"}
+	a.ConsistentHash = ConsistentHash{VirtualNodes: 0, HashAlgorithm: "md4", LoadFactor: 1}
 	a.MissingUser = "rejct"
 	a.Timeouts = Timeouts{}
 	a.Retry = Retry{Attempts: -1}
@@ -131,7 +131,7 @@ func TestValidate_ListsEveryFault(t *testing.T) {
 	}
 	got := a.Validate("applications.Shop!")
 	want := []string{
-		"applications.Shop!", "user_tokens[1]", "consistent_hash.virtual_nodes", "consistent_hash.hash_algorithm", "missing_user",
+		"applications.Shop!", "user_tokens[1]", "consistent_hash.virtual_nodes", "consistent_hash.hash_algorithm", "consistent_hash.load_factor", "missing_user",
 		"timeouts.connect", "timeouts.read", "timeouts.send", "retry.attempts", "retry.timeout", "max_body",
 		"rate_limit.per_app.rate", "rate_limit.per_app.burst", "rate_limit.per_user.rate",
 		"health_check.type", "health_check.path", "health_check.interval", "health_check.timeout", "health_check.healthy_threshold",
@@ -224,5 +224,15 @@ func TestClone_SharesNothing(t *testing.T) {
 	c.UserTokens[0].Label = "x"
 	if a.Instances[0].Weight == 9 || a.RateLimit.PerApp.Burst == 9 || a.UserTokens[0].Label == "x" {
 		t.Error("the clone shares memory with the original")
+	}
+}
+
+func TestLoadFactor_IsOffOrAboveOne(t *testing.T) {
+	for factor, ok := range map[float64]bool{0: true, 1.25: true, 1.001: true, MaxLoadFactor: true, 1: false, 0.5: false, -1.5: false, MaxLoadFactor + 1: false} {
+		a := NewApplication("shop")
+		a.ConsistentHash.LoadFactor = factor
+		if faults := a.Validate("applications.shop"); (len(faults) == 0) != ok {
+			t.Errorf("%v: %v", factor, faults)
+		}
 	}
 }

@@ -24,6 +24,7 @@ var (
 const (
 	MaxInstances    = 4096
 	MaxVirtualNodes = 65536
+	MaxLoadFactor   = 1000
 	MaxWeight       = 65535
 	maxLongTime     = 24 * 3600 * second
 )
@@ -102,6 +103,9 @@ func (a *Application) Validate(path string) Faults {
 	ch := a.ConsistentHash
 	between(&fs, at("consistent_hash.virtual_nodes"), ch.VirtualNodes, 1, MaxVirtualNodes)
 	oneOf(&fs, at("consistent_hash.hash_algorithm"), ch.HashAlgorithm, CRC32, MD5, SHA1, XXHash)
+	if f := ch.LoadFactor; f != 0 && !(f > 1 && f <= MaxLoadFactor) {
+		fs.Add(at("consistent_hash.load_factor"), "%v is out of range; more than 1, at most %d (1.25 lets an instance have a quarter more than its share), or 0 to leave load out of account", f, MaxLoadFactor)
+	}
 	oneOf(&fs, at("missing_user"), a.MissingUser, MissingUserAuto, MissingUserReject, MissingUserSpread)
 	positive(&fs, at("timeouts.connect"), a.Timeouts.Connect)
 	positive(&fs, at("timeouts.read"), a.Timeouts.Read)

@@ -1,6 +1,10 @@
 package route
 
-import "difylb/pkg/lb"
+import (
+	"strconv"
+
+	"difylb/pkg/lb"
+)
 
 // Explanation tells where a user goes and why.
 type Explanation struct {
@@ -11,9 +15,13 @@ type Explanation struct {
 	Owner     string `json:"owner"`  // "" when the ring has no points
 	Chosen    string `json:"chosen"` // "" when nobody may take the request
 	// FailOpen: nobody is usable, Chosen is tried all the same.
-	FailOpen bool   `json:"fail_open"`
-	Order    []Step `json:"order"` // failover order, the owner first
-	Revision int64  `json:"revision"`
+	FailOpen bool `json:"fail_open"`
+	// LoadFactor, where it is not 0, lets requests pass an instance that has
+	// more than so many times its share of a proxy's open requests: Chosen is
+	// where they go while that is not so.
+	LoadFactor float64 `json:"load_factor,omitempty"`
+	Order      []Step  `json:"order"` // failover order, the owner first
+	Revision   int64   `json:"revision"`
 }
 
 // Step is one instance of the failover order.
@@ -38,7 +46,7 @@ func (t *Table) Explain(app, user string, status func(app, instance string) stri
 	p := a.Point(user)
 	e := &Explanation{
 		App: app, User: user, Algorithm: string(a.Ring.Algorithm()), Hash: a.Ring.Raw(p),
-		Order: []Step{}, Revision: t.Revision,
+		LoadFactor: a.Decl.ConsistentHash.LoadFactor, Order: []Step{}, Revision: t.Revision,
 	}
 	see := func(i int) Condition { return conditionOf(status(app, a.Instances[i].Decl.Name)) }
 	if owner := a.Ring.Owner(p); owner >= 0 {
@@ -80,12 +88,23 @@ func (a *App) step(i int, c Condition, chosen, failOpen bool) Step {
 		s.Why = "is unhealthy: its probes fail"
 	case c.Health == lb.TokenRejected:
 		s.Why = "rejects its own token; correct the instance's token"
+	case chosen && a.Decl.ConsistentHash.LoadFactor > 0:
+		s.Why = "takes the request, unless it has more than " + a.loadBound() + ": then the next usable one does"
 	case chosen:
 		s.Why = "takes the request"
 	default:
 		s.Why = "would be next"
 	}
 	return s
+}
+
+// loadBound says in words what an instance may carry, and what of it may move.
+func (a *App) loadBound() string {
+	bound := strconv.FormatFloat(a.Decl.ConsistentHash.LoadFactor, 'g', -1, 64) + " times its share of the proxy's open requests"
+	if a.Worlds > 1 {
+		bound += " and the request begins a conversation"
+	}
+	return bound
 }
 
 // conditionOf reads a status word back; those of the operator say nothing of

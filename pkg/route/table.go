@@ -242,7 +242,8 @@ func newRing(decl *lb.Application) (*ring.Ring, error) {
 }
 
 func sameRing(a, b *lb.Application) bool {
-	if a.ConsistentHash != b.ConsistentHash || a.Name != b.Name || len(a.Instances) != len(b.Instances) {
+	x, y := a.ConsistentHash, b.ConsistentHash
+	if x.VirtualNodes != y.VirtualNodes || x.HashAlgorithm != y.HashAlgorithm || a.Name != b.Name || len(a.Instances) != len(b.Instances) {
 		return false
 	}
 	for i := range a.Instances {
