@@ -111,7 +111,7 @@ func (c *call) admitAddress() *refusal {
 		clear(key[8:]) // one subscriber has a whole /64
 	}
 	if ok, after := c.p.ips.Allow(string(key[:]), sharedRate(r, c.p.share.Load()), c.start); !ok {
-		return &refusal{reason: lb.ReasonRateLimited, message: "too many requests from this address", retryAfter: after}
+		return limited(&c.p.counts.limitedPerIP, "too many requests from this address", after)
 	}
 	return nil
 }
@@ -190,12 +190,12 @@ func (c *call) admitUser() *refusal {
 	st, limits, share := c.app.state, c.app.app.Decl.RateLimit, c.p.share.Load()
 	if limits.PerUser != nil && c.user != "" {
 		if ok, after := st.users.Allow(c.user, sharedRate(limits.PerUser, share), c.start); !ok {
-			return &refusal{reason: lb.ReasonRateLimited, message: "too many requests of this user", retryAfter: after}
+			return limited(&c.p.counts.limitedPerUser, "too many requests of this user", after)
 		}
 	}
 	if limits.PerApp != nil {
 		if ok, after := st.bucket.Allow(sharedRate(limits.PerApp, share), c.start); !ok {
-			return &refusal{reason: lb.ReasonRateLimited, message: "too many requests for this application", retryAfter: after}
+			return limited(&c.p.counts.limitedPerApp, "too many requests for this application", after)
 		}
 	}
 	return nil
@@ -204,11 +204,18 @@ func (c *call) admitUser() *refusal {
 // choose returns the index of the instance for the next attempt, -1 when no
 // further one may take the call.
 func (c *call) choose(now time.Time) int {
+	owner := -1
 	i, failOpen := c.app.app.Choose(c.point, c.tried, func(i int) condition {
+		if owner < 0 {
+			owner = i // the first that is asked about, while none was tried
+		}
 		return c.app.instances[i].condition(now, c.app.app.Instances[i].Decl.FailTimeout.D())
 	})
 	if failOpen {
 		c.p.failOpen.Add(1)
+	}
+	if len(c.tried) == 0 && c.user != "" && i >= 0 && i != owner {
+		c.p.counts.failovers.Add(1)
 	}
 	return i
 }
@@ -289,6 +296,7 @@ func (c *call) observe(i int, reason lb.Reason, status int, now time.Time) {
 	if !in.passive.Fail(now, decl.MaxFails, decl.FailTimeout.D()) {
 		return
 	}
+	c.p.counts.ejections.Add(1)
 	c.p.log.Warn().Str("app", c.app.app.Decl.Name).Str("instance", decl.Name).Stringer("reason", reason).
 		Dur("for", decl.FailTimeout.D()).Msg("instance ejected")
 	if c.p.opts.OnEject != nil {

@@ -21,6 +21,7 @@
 //	headers.go   what is rewritten in both heads
 //	view.go      a Table with the run-time state beside it
 //	account.go   counters at the end of a request
+//	counts.go    what else is counted, for metrics
 //	accesslog.go one line per request
 package proxy
 
@@ -124,6 +125,7 @@ type Proxy struct {
 
 	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
 	connections atomic.Int64  // open client connections
+	counts      counts
 
 	share atomic.Int64 // how many proxies share the cluster's limits, from 1
 

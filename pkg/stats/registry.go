@@ -139,6 +139,31 @@ func (r *Registry) Totals(key Key) (t Totals, ok bool) {
 	return t, false
 }
 
+// StreamTime returns how long the streams of an instance lasted that have
+// ended, from the beginning of their attempts; the same ones count in
+// Totals.Latency. It is this process's own figure: it does not travel with
+// Totals. Empty where the key names no instance.
+func (r *Registry) StreamTime(key Key) Histogram {
+	r.mu.RLock()
+	var in *Instance
+	if a := r.apps[key.App]; a != nil {
+		in = a.instances[key.Instance]
+	}
+	r.mu.RUnlock()
+	if in == nil {
+		return Histogram{}
+	}
+	var dense [NumBucket]uint64
+	for n := range in.shards {
+		if s := in.shards[n].Load(); s != nil {
+			if h := s.streamed.Load(); h != nil {
+				h.addTo(&dense)
+			}
+		}
+	}
+	return pack(&dense)
+}
+
 // changes is a list of series by when they last changed.
 type changes struct {
 	// dirty is the stack of series touched since the last collect.
@@ -339,7 +364,8 @@ type instanceShard struct {
 	reasons   [lb.NumReasons]atomic.Uint64
 	latency   liveHistogram
 	firstByte liveHistogram
-	_         [64]byte // no two shards share a cache line
+	streamed  atomic.Pointer[liveHistogram] // made when the first stream ends
+	_         [64]byte                      // no two shards share a cache line
 }
 
 // Sample is what one attempt came to.
@@ -417,10 +443,22 @@ func (i *Instance) End(shard uint32, m Sample) {
 	if m.FirstByte > 0 {
 		s.firstByte.observe(m.FirstByte)
 	}
+	if m.Stream && m.Latency > 0 {
+		s.streamTime().observe(m.Latency)
+	}
 	if m.Reason.IsInstanceError() {
 		s.noteError(m.Reason)
 	}
 	i.touch()
+}
+
+// streamTime is apart from latency, because a minute of streaming is no slow
+// answer, and made late, because many instances never stream.
+func (s *instanceShard) streamTime() *liveHistogram {
+	if s.streamed.Load() == nil {
+		s.streamed.CompareAndSwap(nil, new(liveHistogram))
+	}
+	return s.streamed.Load()
 }
 
 func (s *instanceShard) noteError(reason lb.Reason) {

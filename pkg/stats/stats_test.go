@@ -35,6 +35,28 @@ func TestBucketOf_EveryBoundaryIsInItsBucket(t *testing.T) {
 	}
 }
 
+func TestRegistry_StreamTimeCountsEndedStreamsOnly(t *testing.T) {
+	r := NewRegistry(2)
+	key := Key{App: "a", Instance: "i"}
+	in := r.App("a").Instance("i")
+	in.End(0, Sample{Latency: time.Second})
+	if h := r.StreamTime(key); h.Count() != 0 {
+		t.Errorf("an answer that is no stream counts: %+v", h)
+	}
+	for shard := range uint32(2) {
+		in.StreamBegin(shard)
+		in.End(shard, Sample{Stream: true, Latency: time.Minute})
+	}
+	if h := r.StreamTime(key); h.Count() != 2 || h.Quantile(0.5) < 50*time.Second {
+		t.Errorf("%d streams of %v, want 2 of a minute", h.Count(), h.Quantile(0.5))
+	}
+	for _, none := range []Key{{App: "a"}, {App: "b", Instance: "i"}, {App: "a", Instance: "j"}, {}} {
+		if h := r.StreamTime(none); h.Count() != 0 {
+			t.Errorf("%+v has streams", none)
+		}
+	}
+}
+
 func TestHistogram_QuantileIsNearTheExactOne(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	in := NewRegistry(2).App("a").Instance("i")
