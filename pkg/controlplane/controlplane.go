@@ -53,6 +53,9 @@ type Options struct {
 	Log                              zerolog.Logger
 }
 
+// maxScrapes bounds the scrapes of metrics at one time; further ones get 503.
+const maxScrapes = 4
+
 // Plane is one lb-admin. New, then Run once.
 type Plane struct {
 	opts      Options
@@ -66,12 +69,14 @@ type Plane struct {
 	ready     chan struct{}  // closed when REST is served and the store was reached
 	endpoints []string       // of etcd; set before ready
 	leading   atomic.Bool
+
+	healthChanges healthChanges // for metrics
 }
 
 // New checks the options and binds the listeners. It starts nothing. The
 // listeners are closed by Run.
 func New(opts Options) (*Plane, error) {
-	p := &Plane{opts: opts, log: opts.Log.With().Str("component", "controlplane").Logger(), ready: make(chan struct{})}
+	p := &Plane{opts: opts, log: opts.Log.With().Str("component", "controlplane").Logger(), ready: make(chan struct{}), healthChanges: newHealthChanges()}
 	var err error
 	if p.tls, err = serverTLS(opts); err != nil {
 		return nil, err
@@ -164,17 +169,18 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 
 func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}})
+	elected := newElected(p, st, hub)
+	p.prober = elected.prober
+	metrics := p.metrics(st, hub) // reads all of these
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
 		Table: p.table.Load, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
-		Metrics:   promhttp.HandlerFor(p.metrics(st, hub), promhttp.HandlerOpts{}),
+		Metrics:   promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}),
 		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 		Dashboard: dashboard.Handler(),
 	})
-	httpServer := &http.Server{Handler: rest.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
+	httpServer := &http.Server{Handler: counted(metrics, rest.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
 	grpcServer := cluster.NewServer(hub, p.tls)
-	elected := newElected(p, st, hub)
-	p.prober = elected.prober
 
 	// Leading and being registered end first, the rest when REST has ended.
 	life, end := context.WithCancel(context.Background())

@@ -75,6 +75,7 @@ func (e *elected) setSnapshot(snap *lb.Snapshot) {
 // have to wait for etcd, and probing must not.
 func (e *elected) report(app, instance string, v health.Verdict) {
 	id := health.ID{App: app, Instance: instance}
+	e.p.healthChanges.count(v.Health)
 	ev := e.log.Info()
 	if v.Health == health.Unhealthy || v.Health == health.TokenRejected {
 		ev = e.log.Warn()

@@ -11,10 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// maxScrapes bounds the scrapes of metrics at one time; further ones get 503.
+const maxScrapes = 4
+
 // serveOps serves what operators and their tools ask: never client traffic.
 func (p *Plane) serveOps(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics(), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics(), promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	mux.HandleFunc("GET /health", p.health)
 	mux.HandleFunc("GET /readyz", p.readyz)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)

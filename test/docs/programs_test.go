@@ -259,48 +259,90 @@ func TestAPI_HasEveryKindOfProblem(t *testing.T) {
 	sameNames(t, "problems", have, documented)
 }
 
-var metricType = regexp.MustCompile(`(?m)^# TYPE (difylb_\S+) (\S+)$`)
+var (
+	metricType   = regexp.MustCompile(`(?m)^# TYPE (difylb_\S+) (\S+)$`)
+	metricSeries = regexp.MustCompile(`(?m)^(difylb_[a-z_]+?)(?:_bucket|_sum|_count)?\{(.*)\} `)
+	metricLabel  = regexp.MustCompile(`([a-z_]+)="`)
+)
 
-func TestOperation_HasEveryMetric(t *testing.T) {
+// exported is what a program says of a metric.
+type exported struct {
+	kind   string
+	labels []string // in the order of the exposition
+}
+
+// metricsAt reads what a program exports, le of histograms left out.
+func metricsAt(t *testing.T, url string) map[string]exported {
+	t.Helper()
+	text, err := fetch(url, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]exported)
+	for _, m := range metricType.FindAllStringSubmatch(text, -1) {
+		out[m[1]] = exported{kind: m[2]}
+	}
+	for _, m := range metricSeries.FindAllStringSubmatch(text, -1) {
+		e, ok := out[m[1]]
+		if !ok {
+			continue
+		}
+		e.labels = nil
+		for _, l := range metricLabel.FindAllStringSubmatch(m[2], -1) {
+			if l[1] != "le" {
+				e.labels = append(e.labels, l[1])
+			}
+		}
+		slices.Sort(e.labels)
+		out[m[1]] = e
+	}
+	if len(out) < 8 {
+		t.Fatalf("%s: only %v", url, out)
+	}
+	return out
+}
+
+func TestMetrics_HasEveryMetricWithItsLabels(t *testing.T) {
 	c := startedCluster(t)
-	// A series appears with its first request.
+	// Some series appear with their first event.
 	if out, err := c.shell(`curl -s -o /dev/null http://127.0.0.1:8082/v1/info -H 'Authorization: Bearer usertoken--customer-service-v1'`, filepath.Join(t.TempDir(), "x")); err != nil {
 		t.Fatal(err, out)
 	}
-	have := make(map[string]string)
-	for _, url := range []string{"http://127.0.0.1:9182/metrics", "http://127.0.0.1:9180/metrics"} {
-		text, err := fetch(url, "")
-		if err != nil {
-			t.Fatal(err)
+	page := readPage(t, "docs/metrics.md")
+	for program, at := range map[string]struct {
+		url      string
+		headings []string
+	}{
+		"lb-proxy": {"http://127.0.0.1:9182/metrics", []string{"lb-proxy: applications", "lb-proxy: instances", "lb-proxy: process"}},
+		"lb-admin": {"http://127.0.0.1:9180/metrics", []string{"lb-admin"}},
+	} {
+		have := metricsAt(t, at.url)
+		documented := make(map[string]bool)
+		for _, heading := range at.headings {
+			for _, row := range page.rows(heading) {
+				names := codes(row[0])
+				if len(names) != 1 {
+					continue
+				}
+				documented[names[0]] = true
+				e, there := have[names[0]]
+				if !there {
+					if !strings.Contains(row[4], "Only there once") {
+						t.Errorf("metrics.md has the metric %s, which %s does not export", names[0], program)
+					}
+					continue
+				}
+				labels := strings.FieldsFunc(row[3], func(r rune) bool { return r == ',' || r == ' ' })
+				slices.Sort(labels)
+				if e.kind != row[1] || !slices.Equal(labels, e.labels) {
+					t.Errorf("%s of %s is a %s with the labels %q, metrics.md says %s with %q", names[0], program, e.kind, e.labels, row[1], labels)
+				}
+			}
 		}
-		found := metricType.FindAllStringSubmatch(text, -1)
-		if len(found) < 8 {
-			t.Fatalf("%s: only %q", url, found)
-		}
-		for _, m := range found {
-			have[m[1]] = m[2]
-		}
-	}
-	page := readPage(t, "docs/operation.md")
-	documented := make(map[string]bool)
-	for _, row := range page.rows("Metrics") {
-		names := codes(row[0])
-		if len(names) != 1 {
-			continue
-		}
-		documented[names[0]] = true
-		kind, there := have[names[0]]
-		conditional := strings.Contains(row[len(row)-1], "only while")
-		switch {
-		case !there && !conditional:
-			t.Errorf("operation.md has the metric %s, which no program exports", names[0])
-		case there && kind != row[1]:
-			t.Errorf("%s is a %s, operation.md says %s", names[0], kind, row[1])
-		}
-	}
-	for name := range have {
-		if !documented[name] {
-			t.Errorf("operation.md does not have the metric %s", name)
+		for name := range have {
+			if !documented[name] {
+				t.Errorf("metrics.md does not have the metric %s of %s", name, program)
+			}
 		}
 	}
 }
