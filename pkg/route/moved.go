@@ -35,18 +35,12 @@ func moved(a, b *App) float64 {
 		}
 		return ring.Moved(a.Ring, b.Ring)
 	}
-	width := uint64(1) << 32
-	if a.Ring.Algorithm() == ring.XXHash {
-		width = 0 // 2^64
-	}
-	step := (width - 1) / movedSamples
 	n := 0
-	for i := range uint64(movedSamples) {
-		p := ring.Point(i*step + step/2)
+	a.eachSample(func(p ring.Point) {
 		if a.home(p) != b.home(p) {
 			n++
 		}
-	}
+	})
 	return float64(n) / movedSamples
 }
 
