@@ -72,30 +72,32 @@ func newCollector(p *Plane, limit int) *collector {
 	d := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("difylb_"+name, help, labels, nil)
 	}
+	// The label is not called instance, because that is what Prometheus calls
+	// the target that it scrapes: it would rename ours.
 	return &collector{
 		p: p, named: named{max: limit, apps: make(map[string]bool), instances: make(map[stats.Key]bool)},
 		appDescs: appDescs{
 			requests:       d("requests_total", "Requests ended, by reason; app is empty for those that reached no application.", "app", "reason"),
 			appErrors:      d("request_errors_total", "Requests ended for a reason that counts as error.", "app"),
 			activeRequests: d("active_requests", "Requests open now.", "app"),
-			usable:         d("usable_instances", "Instances that take new requests: active, of a weight above 0, not ejected, not known to be bad by probes.", "app"),
+			usable:         d("usable_instances", "Instances that take new requests: active, of a weight above 0, not ejected, not known to be bad by probes; of applications that have any.", "app"),
 			tokens:         d("usage_tokens_total", "Tokens that answers told to have used: prompt, completion, or unsplit where only a sum was told.", "app", "type"),
 			answers:        d("usage_answers_total", "Answers that told their usage.", "app"),
 			cost:           d("usage_cost_total", "Money that answers told to have cost, in units of the currency.", "app", "currency"),
 			unpriced:       d("usage_unpriced_total", "Costs left out: of a ninth currency, or of one without a proper name.", "app"),
 		},
 		instanceDescs: instanceDescs{
-			attempts:   d("instance_requests_total", "Attempts ended on an instance, by reason.", "app", "instance", "reason"),
-			errors:     d("instance_errors_total", "Attempts that failed by the instance's doing.", "app", "instance"),
-			retries:    d("instance_retries_total", "Attempts that came after another instance had failed.", "app", "instance"),
-			bytes:      d("instance_bytes_total", "Body bytes, from clients (in) and to clients (out).", "app", "instance", "direction"),
-			active:     d("instance_active_requests", "Requests open on an instance now.", "app", "instance"),
-			streams:    d("instance_active_streams", "Event streams open on an instance now.", "app", "instance"),
-			waiting:    d("instance_queued_requests", "Requests that wait for room on an instance now.", "app", "instance"),
-			ejected:    d("instance_ejected", "1 while live traffic keeps the instance out; summed up, how many are.", "app", "instance"),
-			duration:   d("instance_request_duration_seconds", "Duration of attempts, streams included.", "app", "instance"),
-			firstByte:  d("instance_first_byte_seconds", "Time to the first byte of an answer, of a stream to its first event that is not a ping.", "app", "instance"),
-			streamTime: d("instance_stream_duration_seconds", "Duration of event streams that have ended.", "app", "instance"),
+			attempts:   d("instance_requests_total", "Attempts ended on an instance, by reason.", "app", "dify_instance", "reason"),
+			errors:     d("instance_errors_total", "Attempts that failed by the instance's doing.", "app", "dify_instance"),
+			retries:    d("instance_retries_total", "Attempts that came after another instance had failed.", "app", "dify_instance"),
+			bytes:      d("instance_bytes_total", "Body bytes, from clients (in) and to clients (out).", "app", "dify_instance", "direction"),
+			active:     d("instance_active_requests", "Requests open on an instance now.", "app", "dify_instance"),
+			streams:    d("instance_active_streams", "Event streams open on an instance now.", "app", "dify_instance"),
+			waiting:    d("instance_queued_requests", "Requests that wait for room on an instance now.", "app", "dify_instance"),
+			ejected:    d("instance_ejected", "1 while live traffic keeps the instance out; summed up, how many are.", "app", "dify_instance"),
+			duration:   d("instance_request_duration_seconds", "Duration of attempts, streams included.", "app", "dify_instance"),
+			firstByte:  d("instance_first_byte_seconds", "Time to the first byte of an answer, of a stream to its first event that is not a ping.", "app", "dify_instance"),
+			streamTime: d("instance_stream_duration_seconds", "Duration of event streams that have ended.", "app", "dify_instance"),
 		},
 		processDescs: processDescs{
 			revision:     d("config_revision", "Revision of the configuration in force."),
@@ -174,7 +176,10 @@ func (c *collector) collectDeclared(out emitter) declaredFacts {
 		}
 		if c.named.app(name) {
 			t, _ := c.p.registry.Totals(stats.Key{App: name})
-			c.emitApp(out, name, &t, n)
+			c.emitApp(out, name, &t)
+			if any {
+				out.gauge(c.usable, float64(n), name)
+			}
 		} else {
 			rest.usable += n
 		}
@@ -210,16 +215,16 @@ func (c *collector) collectRest(out emitter, r *rest) {
 		}
 	}
 	key := stats.Key{App: stats.Overflow, Instance: stats.Overflow}
-	c.emitApp(out, key.App, &apps, r.usable)
+	c.emitApp(out, key.App, &apps)
+	out.gauge(c.usable, float64(r.usable), key.App)
 	c.emitInstance(out, key, &instances, &streamed)
 	c.emitInstanceFacts(out, key, r.waiting, r.ejected)
 }
 
-func (c *collector) emitApp(out emitter, name string, t *stats.Totals, usable int) {
+func (c *collector) emitApp(out emitter, name string, t *stats.Totals) {
 	out.reasons(c.requests, t, name)
 	out.counter(c.appErrors, t.Errors, name)
 	out.gauge(c.activeRequests, float64(max(t.Active, 0)), name)
-	out.gauge(c.usable, float64(usable), name)
 	u := &t.Usage
 	out.counter(c.tokens, u.Prompt, name, "prompt")
 	out.counter(c.tokens, u.Completion, name, "completion")

@@ -125,11 +125,11 @@ func TestMetrics_TellWhatWasCounted(t *testing.T) {
 		{"difylb_usage_tokens_total", nil, 14},
 		{"difylb_usage_answers_total", []string{"app=shop"}, 2},
 		{"difylb_usage_cost_total", []string{"app=shop", "currency=USD"}, 1},
-		{"difylb_instance_bytes_total", []string{"instance=i0", "direction=out"}, 4},
-		{"difylb_instance_request_duration_seconds", []string{"instance=i0"}, 2},
-		{"difylb_instance_first_byte_seconds", []string{"instance=i0"}, 2},
-		{"difylb_instance_stream_duration_seconds", []string{"instance=i0"}, 2},
-		{"difylb_instance_requests_total", []string{"instance=i1", "reason=ok"}, 0},
+		{"difylb_instance_bytes_total", []string{"dify_instance=i0", "direction=out"}, 4},
+		{"difylb_instance_request_duration_seconds", []string{"dify_instance=i0"}, 2},
+		{"difylb_instance_first_byte_seconds", []string{"dify_instance=i0"}, 2},
+		{"difylb_instance_stream_duration_seconds", []string{"dify_instance=i0"}, 2},
+		{"difylb_instance_requests_total", []string{"dify_instance=i1", "reason=ok"}, 0},
 		{"difylb_config_applications", nil, 1},
 		{"difylb_config_instances", nil, 2},
 	} {
@@ -190,7 +190,7 @@ func TestMetrics_AreBoundedAndNeverGoBack(t *testing.T) {
 	if sum(m["difylb_requests_total"], "app=app-009") != 2 || m["difylb_requests_total"] == nil || sum(m["difylb_requests_total"], "app=app-010") != 0 {
 		t.Error("not the first ten have series of their own")
 	}
-	if got := sum(m["difylb_instance_requests_total"], "app="+stats.Overflow, "instance="+stats.Overflow); got != float64(served-limit) {
+	if got := sum(m["difylb_instance_requests_total"], "app="+stats.Overflow, "dify_instance="+stats.Overflow); got != float64(served-limit) {
 		t.Errorf("%v attempts on the rest, want %d", got, served-limit)
 	}
 	if got := sum(m["difylb_usable_instances"]); got != 60 {
