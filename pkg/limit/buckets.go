@@ -15,7 +15,7 @@ const (
 )
 
 // Buckets is a table of token buckets, one for each key, with a fixed upper bound on their number and on its memory:
-// a key costs about 60 bytes however long it is, because only a 128-bit keyed hash of it is kept. Safe for
+// a key costs about 70 bytes however long it is, because only a 128-bit keyed hash of it is kept. Safe for
 // concurrent use; a call holds the lock of one shard for some ten nanoseconds and never waits for anything else.
 //
 // When the table is full, a new key takes the place of one whose bucket is full again, which loses nothing, or else,
@@ -32,6 +32,10 @@ type Buckets struct {
 	seeds     [2]maphash.Seed
 	shards    []shard // a power of two of them; immutable after NewBuckets
 	forgotten atomic.Uint64
+
+	hasher  atomic.Pointer[Hasher]    // nil: keys have no names
+	leases  atomic.Pointer[keyLeases] // nil: none
+	pressed pressure
 }
 
 type fingerprint [2]uint64
@@ -39,7 +43,8 @@ type fingerprint [2]uint64
 type shard struct {
 	mu    sync.Mutex // guards the fields below
 	index map[fingerprint]uint32
-	slots []slot // len(slots) == len(index) <= max
+	slots []slot   // len(slots) == len(index) <= max
+	names []uint64 // of the keys in slots, see Hasher; 0: none. Apart, as most requests need none
 	max   int
 	hand  int // where the next look for a bucket that is full again starts
 	_     [64]byte
@@ -74,10 +79,20 @@ func NewBuckets(maxKeys int) *Buckets {
 // Allow is Bucket.Allow for the bucket of key. A rate without limit is answered without looking at the table. key is
 // not kept. Nothing is allocated for a key that is in the table, nor for a new one once the table is full.
 func (b *Buckets) Allow(key string, r Rate, now time.Time) (ok bool, retryAfter time.Duration) {
-	if r.Unlimited() {
+	return b.AllowPart(key, r, 1, now)
+}
+
+// AllowPart is Allow with a part of a rate that is shared with others: the part leased to this key, see Lease, or
+// without one the part given.
+func (b *Buckets) AllowPart(key string, whole Rate, part float64, now time.Time) (ok bool, retryAfter time.Duration) {
+	if whole.Unlimited() {
 		return true, 0
 	}
 	at := instant(now)
+	leases := b.leases.Load()
+	if leases != nil && leases.until <= at {
+		leases = nil
+	}
 	k := fingerprint{maphash.String(b.seeds[0], key), maphash.String(b.seeds[1], key)}
 	s := &b.shards[k[0]&uint64(len(b.shards)-1)]
 
@@ -85,16 +100,39 @@ func (b *Buckets) Allow(key string, r Rate, now time.Time) (ok bool, retryAfter 
 	i, known := s.index[k]
 	forgot := false
 	if !known {
-		i, forgot = s.addLocked(k, at)
+		i, forgot = s.addLocked(k, b.name(key), at)
 	}
-	next, wait := r.decide(s.slots[i].full, at)
+	var lease *keyLease
+	even := part
+	if leases != nil {
+		if lease = leases.byName[s.names[i]]; lease != nil {
+			part = lease.part
+		}
+	}
+	next, wait := whole.Part(part, even).decide(s.slots[i].full, at)
 	s.slots[i].full = next
+	var name uint64
+	if wait != 0 {
+		name = s.names[i]
+	}
 	s.mu.Unlock()
 
 	if forgot {
 		b.forgotten.Add(1)
 	}
+	if lease != nil {
+		lease.asked.Add(1)
+	} else if wait != 0 {
+		b.pressed.note(name)
+	}
 	return wait == 0, time.Duration(wait)
+}
+
+func (b *Buckets) name(key string) uint64 {
+	if h := b.hasher.Load(); h != nil {
+		return h.Hash(key)
+	}
+	return 0
 }
 
 // Len returns the number of keys in the table.
@@ -114,17 +152,18 @@ func (b *Buckets) Len() int {
 func (b *Buckets) Forgotten() uint64 { return b.forgotten.Load() }
 
 // addLocked makes a slot for k and reports whether a bucket that still held somebody back had to go for it.
-func (s *shard) addLocked(k fingerprint, now int64) (i uint32, forgot bool) {
+func (s *shard) addLocked(k fingerprint, name uint64, now int64) (i uint32, forgot bool) {
 	if len(s.slots) < s.max {
 		i = uint32(len(s.slots))
 		s.slots = append(s.slots, slot{key: k})
+		s.names = append(s.names, name)
 		s.index[k] = i
 		return i, false
 	}
 	v := s.victimLocked(now)
 	forgot = s.slots[v].full > now
 	delete(s.index, s.slots[v].key)
-	s.slots[v] = slot{key: k}
+	s.slots[v], s.names[v] = slot{key: k}, name
 	s.index[k] = uint32(v)
 	return uint32(v), forgot
 }

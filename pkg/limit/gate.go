@@ -26,30 +26,46 @@ var (
 // Safe for concurrent use. While there is room and nobody waits, entering and leaving are one compare-and-swap each.
 type Gate struct {
 	// state holds all that the fast paths need, so that each of them is one atomic step that sees a whole truth:
-	// requests in flight (bits 0 to 31), whether somebody waits (bit 32), the limit (bits 33 to 63, 0 = none).
+	// requests in flight (bits 0 to 31), whether somebody waits (bit 32), the limit (bits 33 to 63, noLimit = none).
 	// The bit is only changed with mu held. With mu free, it is set if and only if queue.len > 0, and then
-	// limit > 0 and inFlight >= limit: whoever could make room sees the bit and comes through settleLocked.
+	// inFlight >= limit: whoever could make room sees the bit and comes through settleLocked.
 	state atomic.Uint64
 
 	mu    sync.Mutex // guards queue and size
 	queue queue
 	size  int
+
+	refused atomic.Uint64
 }
 
 const (
 	inFlightMask = 1<<32 - 1
 	waitBit      = 1 << 32
 	limitShift   = 33
-	maxLimit     = 1<<31 - 1
+	noLimit      = 1<<31 - 1
 )
 
 // NewGate makes a gate without limit and without queue.
-func NewGate() *Gate { return new(Gate) }
+func NewGate() *Gate {
+	g := new(Gate)
+	g.state.Store(noLimit << limitShift)
+	return g
+}
 
 // SetLimit changes how many requests may be open at once; 0 or less is no limit. Raising it lets waiting requests in
-// before it returns. Lowering it cuts nothing: nobody is let in until enough have left.
+// before it returns. Lowering it cuts nothing: nobody is let in until enough have left. It may be called at any time.
 func (g *Gate) SetLimit(n int) {
-	limit := uint64(min(max(0, n), maxLimit)) << limitShift
+	if n <= 0 {
+		n = noLimit
+	}
+	g.setLimit(n)
+}
+
+// SetSlots is SetLimit for a share of a limit, which may be none: with 0 or less nobody is let in.
+func (g *Gate) SetSlots(n int) { g.setLimit(min(max(0, n), noLimit-1)) }
+
+func (g *Gate) setLimit(n int) {
+	limit := uint64(min(n, noLimit)) << limitShift
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
@@ -94,6 +110,7 @@ func (g *Gate) Acquire(ctx context.Context, user string, timeout time.Duration) 
 	}
 	w := g.enqueue(user)
 	if w == nil {
+		g.refused.Add(1)
 		return ErrQueueFull
 	}
 	var expired <-chan time.Time
@@ -155,6 +172,9 @@ func (g *Gate) Waiting() int {
 	return g.queue.len
 }
 
+// Refused returns how many requests found neither room nor a place in the queue, since the gate was made.
+func (g *Gate) Refused() uint64 { return g.refused.Load() }
+
 // enqueue gives user a place in the queue, nil if there is none. The place may have been decided already when it
 // returns, if there was room after all.
 func (g *Gate) enqueue(user string) *waiter {
@@ -212,6 +232,5 @@ func (g *Gate) settleLocked() {
 }
 
 func room(s uint64) bool {
-	limit := s >> limitShift
-	return limit == 0 || s&inFlightMask < limit
+	return s&inFlightMask < s>>limitShift
 }

@@ -1,6 +1,6 @@
 // Package limit decides whether a request may go on now: token buckets for rates (Bucket for one thing, Buckets for
 // a bounded number of keys) and Gate for the number of requests open at once, with a queue that is fair between
-// users. It refuses to know what is being limited: no HTTP, no applications, no configuration and no clock of its
+// users; and, where several processes enforce one limit, how it is divided among them (Lessor). It refuses to know what is being limited: no HTTP, no applications, no configuration and no clock of its
 // own; callers bring the key, the rate and the time. Where several limits apply, ask the narrowest first (address,
 // user, application): a request that a narrow bucket refuses then costs the wide one nothing.
 package limit
