@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -28,11 +27,13 @@ With --wait it returns when every live proxy has the result in force; if that do
 come about in time, the exit code is 1.`,
 		Example: `  lbctl apply -f difylb.yaml --dry-run
   lbctl apply -f shop.yaml -f chat.yaml --wait 10s
+  lbctl apply -f difylb.yaml --max-moved 5%
   lbctl import lua config.lua | lbctl apply -f -`,
 	}
 	files := sourcesFlag(cmd)
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "tell what would change, and change nothing")
 	cmd.Flags().BoolVar(&o.Prune, "prune", false, "delete applications that the documents do not name")
+	maxMovedFlag(cmd, &o.MaxMoved)
 	waitFlag(cmd, &o.Wait, "how long to wait for the proxies to have it in force")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		sources, err := c.readSources(cmd, *files, args)
@@ -109,18 +110,7 @@ func appliedTable(t *table, r *admin.ApplyResult, wait time.Duration) {
 		t.line("nothing changes; revision %d holds all of it", r.Revision)
 	} else {
 		changesTable(t, r.Changes)
-		var apps []string
-		for app := range r.Moved {
-			apps = append(apps, app)
-		}
-		sort.Strings(apps)
-		for _, app := range apps {
-			verb := "move"
-			if r.DryRun {
-				verb = "would move"
-			}
-			t.line("%s of the users of %s %s to another instance", percent(r.Moved[app]), app, verb)
-		}
+		movedTable(t, r)
 		if r.DryRun {
 			t.line("dry run: nothing was changed")
 		} else {

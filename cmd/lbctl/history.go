@@ -103,6 +103,7 @@ it stands in the history, and can be rolled back itself.`,
 		},
 	}
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "tell what would change, and change nothing")
+	maxMovedFlag(cmd, &o.MaxMoved)
 	waitFlag(cmd, &o.Wait, "how long to wait for the proxies to have it in force")
 	yesFlag(cmd, &yes)
 	return cmd

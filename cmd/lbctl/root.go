@@ -129,6 +129,7 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		c.tokenCommand(),
 		c.instanceCommand(),
 		c.applyCommand(),
+		c.planCommand(),
 		c.diffCommand(),
 		c.exportCommand(),
 		c.validateCommand(),

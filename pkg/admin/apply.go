@@ -26,12 +26,13 @@ type application struct {
 	prune  bool
 	dryRun bool
 	wait   time.Duration
+	most   *float64 // share of users that may move; nil: all
 	action string
 	note   string
 }
 
 func (s *Server) apply(w http.ResponseWriter, r *http.Request, q *query) error {
-	a := application{prune: q.flag("prune"), dryRun: q.flag("dry_run"), wait: q.wait(), action: "apply"}
+	a := application{prune: q.flag("prune"), dryRun: q.flag("dry_run"), wait: q.wait(), most: q.share("max_moved"), action: "apply"}
 	if err := q.err(); err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, q *query) error {
 }
 
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request, q *query) error {
-	a := application{prune: true, dryRun: q.flag("dry_run"), wait: q.wait(), action: "rollback"}
+	a := application{prune: true, dryRun: q.flag("dry_run"), wait: q.wait(), most: q.share("max_moved"), action: "rollback"}
 	if err := q.err(); err != nil {
 		return err
 	}
@@ -99,7 +100,12 @@ func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, a application)
 		if err := declareAll(d, a); err != nil {
 			return err
 		}
-		out = s.outcome(d, a)
+		var unknown error
+		if out, unknown = s.outcome(d, a); a.most != nil {
+			if err := refuseMoves(&out, a.most, unknown); err != nil {
+				return err
+			}
+		}
 		if a.dryRun {
 			return errDryRun
 		}
@@ -218,12 +224,13 @@ func foreignTokens(d *store.Draft, doc *lb.Document, name string, prune bool) lb
 	return fs
 }
 
-// outcome tells what the draft does.
-func (s *Server) outcome(d *store.Draft, a application) ApplyResult {
+// outcome tells what the draft does. With an error it does not tell who moves.
+func (s *Server) outcome(d *store.Draft, a application) (ApplyResult, error) {
 	changes := d.Changes()
 	out := ApplyResult{
 		Unchanged: len(changes) == 0, Changes: changesOf(changes, a.dryRun),
 		Created: []string{}, Changed: []string{}, Deleted: []string{}, Moved: map[string]float64{},
+		Movements: map[string]Movement{},
 	}
 	base := d.Base()
 	touched := make(map[string]bool)
@@ -245,26 +252,30 @@ func (s *Server) outcome(d *store.Draft, a application) ApplyResult {
 	sort.Strings(out.Created)
 	sort.Strings(out.Changed)
 	sort.Strings(out.Deleted)
-	moved, err := s.moved(base, d, touched)
+	out.Touched = s.touched(base, d, touched)
+	from, to, err := s.tables(base, d, touched)
 	if err != nil {
 		// The change itself may be sound all the same; proxies decide that.
 		s.log.Warn().Err(err).Msg("the share of users that move is not known")
+		return out, err
 	}
-	for app, share := range moved {
-		out.Moved[app] = share
+	if from != nil {
+		for app, share := range route.Moved(from, to) {
+			out.Moved[app] = share
+		}
 	}
-	return out
+	s.movements(base, &out, from, to)
+	return out, nil
 }
 
-// moved compares the tables before and after.
-func (s *Server) moved(base *lb.Snapshot, d *store.Draft, touched map[string]bool) (map[string]float64, error) {
+// tables compiles the tables before and after; nil where nobody can move.
+func (s *Server) tables(base *lb.Snapshot, d *store.Draft, touched map[string]bool) (from, to *route.Table, err error) {
 	// Of a new application nobody moves.
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(touched)), func(name string) bool { return base.Application(name) != nil }) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	from, err := s.tableOf(base)
-	if err != nil {
-		return nil, err
+	if from, err = s.tableOf(base); err != nil {
+		return nil, nil, err
 	}
 	next := *base
 	next.Applications = make([]*lb.Application, 0, len(base.Applications))
@@ -275,11 +286,10 @@ func (s *Server) moved(base *lb.Snapshot, d *store.Draft, touched map[string]boo
 			next.Applications = append(next.Applications, after)
 		}
 	}
-	to, err := route.Build(&next, from)
-	if err != nil {
-		return nil, err
+	if to, err = route.Build(&next, from); err != nil {
+		return nil, nil, err
 	}
-	return route.Moved(from, to), nil
+	return from, to, nil
 }
 
 // tableOf compiles a snapshot, reusing what the process has compiled already.

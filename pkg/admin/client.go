@@ -256,9 +256,21 @@ func (c *Client) setState(ctx context.Context, app, name, verb string, wait time
 type ApplyOptions struct {
 	DryRun bool // tell what would change, and change nothing
 	Prune  bool // delete applications that the document does not name
+	// MaxMoved, when not nil, refuses a change that moves more than this share,
+	// 0 to 1, of any application's users.
+	MaxMoved *float64
 	// Wait, when positive, is how long to wait for every live proxy to have
 	// the result in force.
 	Wait time.Duration
+}
+
+func (o ApplyOptions) limits(q url.Values) {
+	if o.Wait > 0 {
+		q.Set("wait", o.Wait.String())
+	}
+	if o.MaxMoved != nil {
+		q.Set("max_moved", strconv.FormatFloat(*o.MaxMoved, 'g', -1, 64))
+	}
 }
 
 // Apply applies a whole document, JSON or YAML, as one change.
@@ -266,9 +278,7 @@ func (c *Client) Apply(ctx context.Context, doc []byte, o ApplyOptions) (*ApplyR
 	q := make(url.Values)
 	setFlag(q, "dry_run", o.DryRun)
 	setFlag(q, "prune", o.Prune)
-	if o.Wait > 0 {
-		q.Set("wait", o.Wait.String())
-	}
+	o.limits(q)
 	return object[ApplyResult](ctx, c, http.MethodPost, withQuery("/apply", q), doc)
 }
 
@@ -344,9 +354,7 @@ func (c *Client) HistoryAt(ctx context.Context, revision int64) (*HistoryEntry, 
 func (c *Client) Rollback(ctx context.Context, revision int64, o ApplyOptions, opts ...CallOption) (*ApplyResult, error) {
 	q := make(url.Values)
 	setFlag(q, "dry_run", o.DryRun)
-	if o.Wait > 0 {
-		q.Set("wait", o.Wait.String())
-	}
+	o.limits(q)
 	return object[ApplyResult](ctx, c, http.MethodPost, withQuery("/rollback/"+strconv.FormatInt(revision, 10), q), nil, opts...)
 }
 

@@ -34,6 +34,7 @@ var (
 	paging   = []param{{"limit", "integer", "at most so many items; 0 for all"}, {"continue", "string", "the continue of the page before"}}
 	waitFor  = param{"wait", "duration", "how long to wait, as 10s; at most 10m"}
 	dryRun   = param{"dry_run", "boolean", "tell what would change and change nothing"}
+	maxMoved = param{"max_moved", "string", "refuse, with 409, what moves a larger share of an application's users, as 5% or 0.05"}
 	explains = []param{
 		{"app", "string", "the application; this or token"},
 		{"token", "string", "a user token of the application"},
@@ -68,14 +69,14 @@ func init() {
 		{method: "POST", path: "/apps/{app}/instances/{name}/activate", role: RoleOperator, conditional: true, summary: "Let the instance take requests", query: []param{waitFor}, answer: InstanceState{}, handle: (*Server).activate},
 		{method: "POST", path: "/apps/{app}/instances/{name}/disable", role: RoleOperator, conditional: true, summary: "Take the instance out; it is not probed either", query: []param{waitFor}, answer: InstanceState{}, handle: (*Server).disable},
 
-		{method: "POST", path: "/apply", role: RoleAdmin, conditional: true, summary: "Apply a whole document as one change", query: []param{dryRun, {"prune", "boolean", "delete applications that the document does not name"}, waitFor}, body: documentBody{}, answer: ApplyResult{}, handle: (*Server).apply},
+		{method: "POST", path: "/apply", role: RoleAdmin, conditional: true, summary: "Apply a whole document as one change", query: []param{dryRun, {"prune", "boolean", "delete applications that the document does not name"}, maxMoved, waitFor}, body: documentBody{}, answer: ApplyResult{}, handle: (*Server).apply},
 		{method: "GET", path: "/export", role: RoleViewer, summary: "Read the whole document; with secrets for the role admin", query: []param{{"secrets", "boolean", "with tokens; needs the role admin"}, {"format", "string", "json or yaml; default by Accept, else json"}}, answer: documentBody{}, handle: (*Server).export},
 		{method: "GET", path: "/explain", role: RoleViewer, summary: "Say where a user goes, and why", query: explains, answer: Explanation{}, handle: (*Server).explain},
 		{method: "GET", path: "/nodes", role: RoleViewer, summary: "List live nodes with the configuration that each has in force", query: paging, answer: List[Node]{}, handle: (*Server).listNodes},
 		{method: "GET", path: "/events", role: RoleViewer, summary: "Follow configuration, health and node changes", answerKind: "text/event-stream", handle: (*Server).events},
 		{method: "GET", path: "/history", role: RoleViewer, summary: "List changes, the newest first", query: []param{{"limit", "integer", "at most so many; default 50"}, {"before", "integer", "only entries of a lower revision"}}, answer: List[HistoryEntry]{}, handle: (*Server).history},
 		{method: "GET", path: "/history/{revision}", role: RoleViewer, summary: "Read one change", answer: HistoryEntry{}, handle: (*Server).historyAt},
-		{method: "POST", path: "/rollback/{revision}", role: RoleAdmin, conditional: true, summary: "Return to the configuration of a revision", query: []param{dryRun, waitFor}, answer: ApplyResult{}, handle: (*Server).rollback},
+		{method: "POST", path: "/rollback/{revision}", role: RoleAdmin, conditional: true, summary: "Return to the configuration of a revision", query: []param{dryRun, maxMoved, waitFor}, answer: ApplyResult{}, handle: (*Server).rollback},
 
 		{method: "GET", path: "/access", role: RoleViewer, summary: "List access tokens by name", query: paging, answer: List[AccessToken]{}, handle: (*Server).listAccess},
 		{method: "POST", path: "/access", role: RoleAdmin, summary: "Make an access token; it is shown once", body: AccessRequest{}, status: 201, answer: AccessToken{}, handle: (*Server).createAccess},

@@ -17,6 +17,7 @@ import (
 
 	"difylb/pkg/lb"
 	"difylb/pkg/route"
+	"difylb/pkg/sketch"
 	"difylb/pkg/store"
 )
 
@@ -31,6 +32,9 @@ type Options struct {
 	// Table returns the route table of the current configuration, to save
 	// explain and dry runs from compiling one; nil, or a nil answer, lets them.
 	Table func() *route.Table
+	// Recent returns the sample of the users of an application that proxies saw
+	// within the last day, to count those that a change moves; nil: not known.
+	Recent func(app string) sketch.Sample
 	// Checks are asked by /readyz beside the store, by name; each is bounded
 	// by the context it is given.
 	Checks map[string]func(context.Context) error
@@ -57,6 +61,7 @@ type Server struct {
 	nodeID         string
 	version        string
 	table          func() *route.Table
+	recent         func(app string) sketch.Sample // may be nil
 	checks         map[string]func(context.Context) error
 	metrics        http.Handler
 	dashboard      http.Handler
@@ -75,7 +80,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		store: o.Store, hub: o.Hub, log: o.Log.With().Str("component", "admin").Logger(),
-		nodeID: o.NodeID, version: o.Version, table: o.Table, checks: o.Checks,
+		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, checks: o.Checks,
 		metrics: o.Metrics, dashboard: o.Dashboard, trustedProxies: o.TrustedProxies,
 		heartbeat: o.Heartbeat, closing: o.Closing,
 	}

@@ -610,6 +610,8 @@ func TestSameDeclaration_SeesEveryField(t *testing.T) {
 			v.SetBool(!v.Bool())
 		case reflect.Uint8:
 			v.SetUint(v.Uint() ^ 1)
+		case reflect.Float64:
+			v.SetFloat(v.Float() + 1)
 		default:
 			v.SetInt(v.Int() + 1)
 		}

@@ -138,9 +138,54 @@ type ApplyResult struct {
 	// 1) who will be served by another instance; applications in which nobody
 	// moves are left out.
 	Moved map[string]float64 `json:"moved"`
+	// Movements holds, for each application in Moved, who goes where; and
+	// applications that are deleted, all of whose users lose it.
+	Movements map[string]Movement `json:"movements"`
+	// Touched lists instances that are taken from their users, sorted, with
+	// what is open on them. Open requests end as they would have.
+	Touched []Touched `json:"touched"`
 	// InForce is set when the call asked to wait.
 	InForce *InForce `json:"in_force,omitempty"`
 }
+
+// Movement is who of an application's users moves.
+type Movement struct {
+	Share float64 `json:"share"` // 0 to 1
+	// Flows says from where to where, the largest share first; empty where the
+	// application is deleted. Between different hash algorithms the shares are
+	// what is to be expected, and add up to less than Share: some stay by luck.
+	Flows []Flow `json:"flows"`
+	// Recent counts those seen within the last day; nil while no proxy has
+	// told of any.
+	Recent *RecentUsers `json:"recent_users,omitempty"`
+}
+
+// Flow is a share of users that one instance hands to another; "" is nobody.
+type Flow = route.Flow
+
+// RecentUsers counts the users that proxies saw within the last 24 to 25 hours.
+type RecentUsers struct {
+	Seen   int64 `json:"seen"`
+	Moving int64 `json:"moving"`
+	// Exact: counted. Otherwise estimated from a sample of 512 users, with a
+	// standard deviation of 5 % for Seen.
+	Exact bool `json:"exact"`
+}
+
+// Touched is an instance that a change takes from its users.
+type Touched struct {
+	App      string `json:"app"`
+	Instance string `json:"instance"`
+	How      string `json:"how"`     // draining, disabled, Removed or Readdressed
+	Open     int64  `json:"open"`    // requests and streams
+	Streams  int64  `json:"streams"` // event streams among them
+}
+
+// What becomes of a Touched instance beside its states.
+const (
+	Removed     = "removed"
+	Readdressed = "readdressed" // new requests go to another address
+)
 
 // InForce says which proxies have a revision.
 type InForce struct {

@@ -48,14 +48,17 @@ func Flows(from, to *Table, app string) []Flow {
 }
 
 // Moves returns a function that reports whether the user at a point of the
-// application's ring moves; nil where that can't be told: one of the Tables does
+// application's ring, a ring.Point as a number, moves; nil where that can't be told: one of the Tables does
 // not have the application, or it has another hash algorithm there.
-func Moves(from, to *Table, app string) func(ring.Point) bool {
+func Moves(from, to *Table, app string) func(point uint64) bool {
 	a, b := from.App(app), to.App(app)
 	if a == nil || b == nil || a.Ring.Algorithm() != b.Ring.Algorithm() {
 		return nil
 	}
-	return func(p ring.Point) bool { return a.home(p) != b.home(p) }
+	return func(point uint64) bool {
+		p := ring.Point(point)
+		return a.home(p) != b.home(p)
+	}
 }
 
 // eachSample calls f for movedSamples points, evenly spread over the key space.
