@@ -18,6 +18,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"difylb/pkg/standin"
 	"difylb/test/testbed"
@@ -191,7 +192,7 @@ func (c *cluster) startEtcd(n int, flags ...string) {
 // open makes the test's own client of the store.
 func (c *cluster) open(endpoints []string) {
 	c.t.Helper()
-	cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second})
+	cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		c.t.Fatal(err)
 	}

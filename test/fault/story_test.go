@@ -33,6 +33,7 @@ type story struct {
 	excuses []func(reply) bool
 	guests  []stay // when users of which instance may be elsewhere
 	figures string
+	earlier []reply // of loads before the present one
 }
 
 // stay is a time in which the users of an instance may be served by others.
@@ -44,14 +45,16 @@ type stay struct {
 // play runs cases one after the other on one cluster. A cluster that one of
 // them has left in pieces is of no use to the next.
 func (c *cluster) play(t *testing.T, faults ...fault) {
-	for _, f := range faults {
+	for i, f := range faults {
 		if f.long && !*long {
 			continue
 		}
 		ok := t.Run(f.name, func(t *testing.T) {
 			c.t = t
 			defer func() { c.t = c.root }()
-			results.add(c.tell(f))
+			r := c.tell(f)
+			r.section, r.place = sectionOf(c.root.Name()), i
+			results.add(r)
 		})
 		if !ok && c.hale() != nil {
 			t.Errorf("after %q the cluster is not whole: the cases behind it are left out", f.name)
@@ -85,9 +88,9 @@ func (c *cluster) tell(f fault) row {
 		}
 	}
 	s.load.rest(t, time.Second)
-	replies := s.load.stop()
+	replies := append(s.earlier, s.load.stop()...)
 	r := s.judge(f, replies)
-	r.whole = whole
+	r.whole, r.remark = whole, s.figures
 	if f.exact {
 		s.compare(before)
 	}

@@ -1,9 +1,11 @@
 package fault
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,13 +15,34 @@ import (
 
 // row is what came of a case.
 type row struct {
-	fault, promise                      string
-	sent, failed, cut, moved, misplaced int
-	whole                               time.Duration
-	order                               int
+	section, place int // where it stands in the table
+	fault, promise string
+	sent           int
+	failed         int // answered otherwise than asked, or not at all
+	cut            int // streams that ended before their end
+	moved          int // answered by another than the owner, for a reason
+	misplaced      int // the same without one
+	whole          time.Duration
+	remark         string
 }
 
-// results collects rows in the order in which the cases are declared.
+// sections of the table, by the test that they come from.
+var sections = []struct{ test, title string }{
+	{"TestFault_Store", "The store: three members of etcd, two lb-admins, two lb-proxies"},
+	{"TestFault_Forgetful", "A store of one member that fills up, forgets and shuts its door"},
+	{"TestFault_Control", "The lb-admins, on three members of etcd"},
+	{"TestFault_Upgrade", "Everything is restarted in turn"},
+	{"TestFault_Proxies", "The proxies, with one lb-admin that brings its own etcd"},
+	{"TestFault_Instances", "The instances"},
+	{"TestFault_Counters", "The counters"},
+}
+
+// sectionOf is the place of a test in sections.
+func sectionOf(test string) int {
+	return slices.IndexFunc(sections, func(s struct{ test, title string }) bool { return s.test == test })
+}
+
+// results collects the rows of all tests.
 var results resultList
 
 type resultList struct {
@@ -33,25 +56,33 @@ func (l *resultList) add(r row) {
 	l.list = append(l.list, r)
 }
 
+// rows are in the order in which sections and cases are declared.
 func (l *resultList) rows() []row {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.list
+	return slices.SortedFunc(slices.Values(l.list), func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.section, b.section), cmp.Compare(a.place, b.place))
+	})
 }
 
 // table is the Markdown of what was found.
 func table(rows []row) string {
 	var b strings.Builder
-	b.WriteString("| what goes wrong | promised | sent | failed | cut | whole after |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| what goes wrong | promised | sent | failed | cut | whole after | seen |\n|---|---|---|---|---|---|---|\n")
+	section := -1
 	for _, r := range rows {
-		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %.1f s |\n", r.fault, r.promise, r.sent, r.failed, r.cut, r.whole.Seconds())
+		if r.section != section {
+			section = r.section
+			fmt.Fprintf(&b, "| **%s** | | | | | | |\n", sections[section].title)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %d | %d | %.1f s | %s |\n", r.fault, r.promise, r.sent, r.failed, r.cut, r.whole.Seconds(), r.remark)
 	}
 	return b.String()
 }
 
 // The table stands between these lines of the page.
 const (
-	tableBegins = "<!-- table: written by `make fault` -->\n"
+	tableBegins = "<!-- table: written by make fault UPDATE=-update -->\n"
 	tableEnds   = "<!-- end of table -->\n"
 )
 

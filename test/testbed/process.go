@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +25,8 @@ type Process struct {
 	stdout string
 	stderr string
 	exited chan struct{} // closed when it has ended and been waited for
+	// heirs is whether the program was started again: the files are the other's now.
+	heirs atomic.Bool
 }
 
 // processes are those that run now.
@@ -115,6 +118,9 @@ func Start(t testing.TB, dir, name, program string, args ...string) *Process {
 	}()
 	t.Cleanup(func() {
 		p.Kill()
+		if p.heirs.Load() {
+			return
+		}
 		p.checkLog()
 		if t.Failed() {
 			p.showTail()
@@ -132,6 +138,7 @@ func CleanEnvironment(home string) []string {
 // the same files.
 func (p *Process) Again() *Process {
 	p.T.Helper()
+	p.heirs.Store(true)
 	return Start(p.T, p.cmd.Dir, p.Name, p.cmd.Path, p.cmd.Args[1:]...)
 }
 

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // childAttributes give a child a process group of its own and let the kernel
@@ -45,4 +48,32 @@ func OpenFiles(t testing.TB, pid int) int {
 		t.Fatal(err)
 	}
 	return len(list)
+}
+
+// CPUTime is what a process has used of all cores.
+func CPUTime(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), ") ") // the name may hold spaces
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		t.Fatalf("%q has no times", data)
+	}
+	ticks := 0 // a hundred a second, see proc(5) and sysconf(3)
+	for _, f := range fields[11:13] {
+		n, _ := strconv.Atoi(f)
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// LimitFiles bounds the descriptors of a process that runs.
+func LimitFiles(t testing.TB, pid int, limit uint64) {
+	t.Helper()
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: 1 << 16}, nil); err != nil {
+		t.Fatal(err)
+	}
 }
