@@ -21,6 +21,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type LimitKind int32
+
+const (
+	LimitKind_LIMIT_KIND_UNSPECIFIED LimitKind = 0
+	LimitKind_LIMIT_KIND_PER_APP     LimitKind = 1
+	LimitKind_LIMIT_KIND_PER_USER    LimitKind = 2
+	LimitKind_LIMIT_KIND_PER_IP      LimitKind = 3
+)
+
+// Enum value maps for LimitKind.
+var (
+	LimitKind_name = map[int32]string{
+		0: "LIMIT_KIND_UNSPECIFIED",
+		1: "LIMIT_KIND_PER_APP",
+		2: "LIMIT_KIND_PER_USER",
+		3: "LIMIT_KIND_PER_IP",
+	}
+	LimitKind_value = map[string]int32{
+		"LIMIT_KIND_UNSPECIFIED": 0,
+		"LIMIT_KIND_PER_APP":     1,
+		"LIMIT_KIND_PER_USER":    2,
+		"LIMIT_KIND_PER_IP":      3,
+	}
+)
+
+func (x LimitKind) Enum() *LimitKind {
+	p := new(LimitKind)
+	*p = x
+	return p
+}
+
+func (x LimitKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LimitKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_cluster_proto_enumTypes[0].Descriptor()
+}
+
+func (LimitKind) Type() protoreflect.EnumType {
+	return &file_cluster_proto_enumTypes[0]
+}
+
+func (x LimitKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LimitKind.Descriptor instead.
+func (LimitKind) EnumDescriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{0}
+}
+
 type ProxyMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -28,6 +80,9 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Hello
 	//	*ProxyMessage_Report
 	//	*ProxyMessage_Subscribe
+	//	*ProxyMessage_RecentUsers
+	//	*ProxyMessage_Checked
+	//	*ProxyMessage_LimitDemand
 	Kind          isProxyMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -97,6 +152,33 @@ func (x *ProxyMessage) GetSubscribe() *Subscribe {
 	return nil
 }
 
+func (x *ProxyMessage) GetRecentUsers() *RecentUsers {
+	if x != nil {
+		if x, ok := x.Kind.(*ProxyMessage_RecentUsers); ok {
+			return x.RecentUsers
+		}
+	}
+	return nil
+}
+
+func (x *ProxyMessage) GetChecked() *Checked {
+	if x != nil {
+		if x, ok := x.Kind.(*ProxyMessage_Checked); ok {
+			return x.Checked
+		}
+	}
+	return nil
+}
+
+func (x *ProxyMessage) GetLimitDemand() *LimitDemand {
+	if x != nil {
+		if x, ok := x.Kind.(*ProxyMessage_LimitDemand); ok {
+			return x.LimitDemand
+		}
+	}
+	return nil
+}
+
 type isProxyMessage_Kind interface {
 	isProxyMessage_Kind()
 }
@@ -113,11 +195,29 @@ type ProxyMessage_Subscribe struct {
 	Subscribe *Subscribe `protobuf:"bytes,3,opt,name=subscribe,proto3,oneof"`
 }
 
+type ProxyMessage_RecentUsers struct {
+	RecentUsers *RecentUsers `protobuf:"bytes,4,opt,name=recent_users,json=recentUsers,proto3,oneof"`
+}
+
+type ProxyMessage_Checked struct {
+	Checked *Checked `protobuf:"bytes,5,opt,name=checked,proto3,oneof"`
+}
+
+type ProxyMessage_LimitDemand struct {
+	LimitDemand *LimitDemand `protobuf:"bytes,16,opt,name=limit_demand,json=limitDemand,proto3,oneof"`
+}
+
 func (*ProxyMessage_Hello) isProxyMessage_Kind() {}
 
 func (*ProxyMessage_Report) isProxyMessage_Kind() {}
 
 func (*ProxyMessage_Subscribe) isProxyMessage_Kind() {}
+
+func (*ProxyMessage_RecentUsers) isProxyMessage_Kind() {}
+
+func (*ProxyMessage_Checked) isProxyMessage_Kind() {}
+
+func (*ProxyMessage_LimitDemand) isProxyMessage_Kind() {}
 
 type AdminMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -127,6 +227,9 @@ type AdminMessage struct {
 	//	*AdminMessage_Status
 	//	*AdminMessage_Resync
 	//	*AdminMessage_Welcome
+	//	*AdminMessage_Check
+	//	*AdminMessage_Accept
+	//	*AdminMessage_LimitShares
 	Kind          isAdminMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -205,6 +308,33 @@ func (x *AdminMessage) GetWelcome() *Welcome {
 	return nil
 }
 
+func (x *AdminMessage) GetCheck() *Check {
+	if x != nil {
+		if x, ok := x.Kind.(*AdminMessage_Check); ok {
+			return x.Check
+		}
+	}
+	return nil
+}
+
+func (x *AdminMessage) GetAccept() *Accept {
+	if x != nil {
+		if x, ok := x.Kind.(*AdminMessage_Accept); ok {
+			return x.Accept
+		}
+	}
+	return nil
+}
+
+func (x *AdminMessage) GetLimitShares() *LimitShares {
+	if x != nil {
+		if x, ok := x.Kind.(*AdminMessage_LimitShares); ok {
+			return x.LimitShares
+		}
+	}
+	return nil
+}
+
 type isAdminMessage_Kind interface {
 	isAdminMessage_Kind()
 }
@@ -225,6 +355,18 @@ type AdminMessage_Welcome struct {
 	Welcome *Welcome `protobuf:"bytes,4,opt,name=welcome,proto3,oneof"`
 }
 
+type AdminMessage_Check struct {
+	Check *Check `protobuf:"bytes,6,opt,name=check,proto3,oneof"`
+}
+
+type AdminMessage_Accept struct {
+	Accept *Accept `protobuf:"bytes,5,opt,name=accept,proto3,oneof"`
+}
+
+type AdminMessage_LimitShares struct {
+	LimitShares *LimitShares `protobuf:"bytes,16,opt,name=limit_shares,json=limitShares,proto3,oneof"`
+}
+
 func (*AdminMessage_Ack) isAdminMessage_Kind() {}
 
 func (*AdminMessage_Status) isAdminMessage_Kind() {}
@@ -232,6 +374,12 @@ func (*AdminMessage_Status) isAdminMessage_Kind() {}
 func (*AdminMessage_Resync) isAdminMessage_Kind() {}
 
 func (*AdminMessage_Welcome) isAdminMessage_Kind() {}
+
+func (*AdminMessage_Check) isAdminMessage_Kind() {}
+
+func (*AdminMessage_Accept) isAdminMessage_Kind() {}
+
+func (*AdminMessage_LimitShares) isAdminMessage_Kind() {}
 
 type Hello struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -1079,8 +1227,13 @@ type Receipt struct {
 	ApplyMicros      int64                  `protobuf:"varint,6,opt,name=apply_micros,json=applyMicros,proto3" json:"apply_micros,omitempty"`
 	Refused          string                 `protobuf:"bytes,7,opt,name=refused,proto3" json:"refused,omitempty"` // why refused_revision is not in force; empty: nothing was refused
 	RefusedRevision  int64                  `protobuf:"varint,8,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The refused one is built and held back for an operator to accept: it comes
+	// from a store that was replaced or went back, and most would be gone.
+	HeldBack      bool   `protobuf:"varint,9,opt,name=held_back,json=heldBack,proto3" json:"held_back,omitempty"`
+	RefusedEpoch  string `protobuf:"bytes,10,opt,name=refused_epoch,json=refusedEpoch,proto3" json:"refused_epoch,omitempty"` // of the store that the refused one comes from
+	AgeMicros     int64  `protobuf:"varint,11,opt,name=age_micros,json=ageMicros,proto3" json:"age_micros,omitempty"`         // since applied_unix_milli, by the proxy's clock that does not jump
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
@@ -1169,6 +1322,81 @@ func (x *Receipt) GetRefusedRevision() int64 {
 	return 0
 }
 
+func (x *Receipt) GetHeldBack() bool {
+	if x != nil {
+		return x.HeldBack
+	}
+	return false
+}
+
+func (x *Receipt) GetRefusedEpoch() string {
+	if x != nil {
+		return x.RefusedEpoch
+	}
+	return ""
+}
+
+func (x *Receipt) GetAgeMicros() int64 {
+	if x != nil {
+		return x.AgeMicros
+	}
+	return 0
+}
+
+// Accept lets a proxy put in force what it holds back, if that is still of
+// this store and revision.
+type Accept struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         string                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // config revision
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accept) Reset() {
+	*x = Accept{}
+	mi := &file_cluster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accept) ProtoMessage() {}
+
+func (x *Accept) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accept.ProtoReflect.Descriptor instead.
+func (*Accept) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Accept) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *Accept) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Ejections is the whole list of instances that the proxy has ejected.
 type Ejections struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1179,7 +1407,7 @@ type Ejections struct {
 
 func (x *Ejections) Reset() {
 	*x = Ejections{}
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1419,7 @@ func (x *Ejections) String() string {
 func (*Ejections) ProtoMessage() {}
 
 func (x *Ejections) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1432,7 @@ func (x *Ejections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejections.ProtoReflect.Descriptor instead.
 func (*Ejections) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ejections) GetEjections() []*Ejection {
@@ -1225,7 +1453,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1465,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1478,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ejection) GetApp() string {
@@ -1274,6 +1502,258 @@ func (x *Ejection) GetSinceUnixMilli() int64 {
 	return 0
 }
 
+// RecentUsers is a sample of the users of an application that the proxy saw
+// within the last day. It takes the place of the one before.
+type RecentUsers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Sample        []byte                 `protobuf:"bytes,2,opt,name=sample,proto3" json:"sample,omitempty"` // pkg/sketch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecentUsers) Reset() {
+	*x = RecentUsers{}
+	mi := &file_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecentUsers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecentUsers) ProtoMessage() {}
+
+func (x *RecentUsers) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecentUsers.ProtoReflect.Descriptor instead.
+func (*RecentUsers) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RecentUsers) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *RecentUsers) GetSample() []byte {
+	if x != nil {
+		return x.Sample
+	}
+	return nil
+}
+
+// Check asks the proxy to connect to every instance of its configuration.
+type Check struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	App           string                 `protobuf:"bytes,2,opt,name=app,proto3" json:"app,omitempty"` // only this one's instances; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Check) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Check) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+// Checked answers Check, also when asked more than once at a time.
+type Checked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	UnixMilli     int64                  `protobuf:"varint,2,opt,name=unix_milli,json=unixMilli,proto3" json:"unix_milli,omitempty"` // the proxy's clock when Check arrived
+	Instances     []*Reach               `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	More          bool                   `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"` // further parts follow
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checked) Reset() {
+	*x = Checked{}
+	mi := &file_cluster_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checked) ProtoMessage() {}
+
+func (x *Checked) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checked.ProtoReflect.Descriptor instead.
+func (*Checked) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Checked) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Checked) GetUnixMilli() int64 {
+	if x != nil {
+		return x.UnixMilli
+	}
+	return 0
+}
+
+func (x *Checked) GetInstances() []*Reach {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *Checked) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type Reach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Error         string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"` // empty: connected
+	Micros        int64                  `protobuf:"varint,5,opt,name=micros,proto3" json:"micros,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reach) Reset() {
+	*x = Reach{}
+	mi := &file_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reach) ProtoMessage() {}
+
+func (x *Reach) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reach.ProtoReflect.Descriptor instead.
+func (*Reach) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Reach) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *Reach) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *Reach) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Reach) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Reach) GetMicros() int64 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -1283,7 +1763,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1775,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1788,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -1327,7 +1807,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1819,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1832,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 // StatusUpdate is what changed in the status document.
@@ -1378,7 +1858,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1870,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1883,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StatusUpdate) GetFull() bool {
@@ -1504,7 +1984,7 @@ type ApplicationStatus struct {
 
 func (x *ApplicationStatus) Reset() {
 	*x = ApplicationStatus{}
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1516,7 +1996,7 @@ func (x *ApplicationStatus) String() string {
 func (*ApplicationStatus) ProtoMessage() {}
 
 func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +2009,7 @@ func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationStatus.ProtoReflect.Descriptor instead.
 func (*ApplicationStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApplicationStatus) GetName() string {
@@ -1586,7 +2066,7 @@ type LabelStatus struct {
 
 func (x *LabelStatus) Reset() {
 	*x = LabelStatus{}
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1598,7 +2078,7 @@ func (x *LabelStatus) String() string {
 func (*LabelStatus) ProtoMessage() {}
 
 func (x *LabelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1611,7 +2091,7 @@ func (x *LabelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelStatus.ProtoReflect.Descriptor instead.
 func (*LabelStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LabelStatus) GetApp() string {
@@ -1665,7 +2145,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +2157,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +2170,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InstanceStatus) GetName() string {
@@ -1812,7 +2292,7 @@ type CounterChunk struct {
 
 func (x *CounterChunk) Reset() {
 	*x = CounterChunk{}
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2304,7 @@ func (x *CounterChunk) String() string {
 func (*CounterChunk) ProtoMessage() {}
 
 func (x *CounterChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2317,7 @@ func (x *CounterChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterChunk.ProtoReflect.Descriptor instead.
 func (*CounterChunk) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CounterChunk) GetNode() string {
@@ -1879,7 +2359,7 @@ type StoredBoot struct {
 
 func (x *StoredBoot) Reset() {
 	*x = StoredBoot{}
-	mi := &file_cluster_proto_msgTypes[24]
+	mi := &file_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2371,7 @@ func (x *StoredBoot) String() string {
 func (*StoredBoot) ProtoMessage() {}
 
 func (x *StoredBoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[24]
+	mi := &file_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2384,7 @@ func (x *StoredBoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBoot.ProtoReflect.Descriptor instead.
 func (*StoredBoot) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StoredBoot) GetBootId() string {
@@ -1943,7 +2423,7 @@ type StoredSeries struct {
 
 func (x *StoredSeries) Reset() {
 	*x = StoredSeries{}
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2435,7 @@ func (x *StoredSeries) String() string {
 func (*StoredSeries) ProtoMessage() {}
 
 func (x *StoredSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2448,7 @@ func (x *StoredSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredSeries.ProtoReflect.Descriptor instead.
 func (*StoredSeries) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StoredSeries) GetApp() string {
@@ -2030,7 +2510,7 @@ type StoredTotals struct {
 
 func (x *StoredTotals) Reset() {
 	*x = StoredTotals{}
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2522,7 @@ func (x *StoredTotals) String() string {
 func (*StoredTotals) ProtoMessage() {}
 
 func (x *StoredTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2535,7 @@ func (x *StoredTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredTotals.ProtoReflect.Descriptor instead.
 func (*StoredTotals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StoredTotals) GetBoot() uint32 {
@@ -2072,21 +2552,475 @@ func (x *StoredTotals) GetTotals() *Totals {
 	return nil
 }
 
+// LimitDemand is what was asked for at a proxy of the limits that are leased to
+// it or under pressure there. It replaces the one before; a proxy sends it with
+// every report.
+type LimitDemand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the LimitShares that are in force: only who sent them can make
+	// something of seq. 0: none are.
+	Term          uint64        `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Seq           uint64        `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Rates         []*RateDemand `protobuf:"bytes,3,rep,name=rates,proto3" json:"rates,omitempty"`
+	Slots         []*SlotDemand `protobuf:"bytes,4,rep,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitDemand) Reset() {
+	*x = LimitDemand{}
+	mi := &file_cluster_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitDemand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitDemand) ProtoMessage() {}
+
+func (x *LimitDemand) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitDemand.ProtoReflect.Descriptor instead.
+func (*LimitDemand) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *LimitDemand) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *LimitDemand) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *LimitDemand) GetRates() []*RateDemand {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
+func (x *LimitDemand) GetSlots() []*SlotDemand {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+type RateDemand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          LimitKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=difylb.cluster.v1.LimitKind" json:"kind,omitempty"`
+	App           string                 `protobuf:"bytes,2,opt,name=app,proto3" json:"app,omitempty"`     // empty with PER_IP
+	Name          uint64                 `protobuf:"fixed64,3,opt,name=name,proto3" json:"name,omitempty"` // of the user or address, a keyed hash; 0 with PER_APP
+	PerSecond     float64                `protobuf:"fixed64,4,opt,name=per_second,json=perSecond,proto3" json:"per_second,omitempty"`
+	Pressed       bool                   `protobuf:"varint,5,opt,name=pressed,proto3" json:"pressed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateDemand) Reset() {
+	*x = RateDemand{}
+	mi := &file_cluster_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateDemand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateDemand) ProtoMessage() {}
+
+func (x *RateDemand) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateDemand.ProtoReflect.Descriptor instead.
+func (*RateDemand) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RateDemand) GetKind() LimitKind {
+	if x != nil {
+		return x.Kind
+	}
+	return LimitKind_LIMIT_KIND_UNSPECIFIED
+}
+
+func (x *RateDemand) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *RateDemand) GetName() uint64 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *RateDemand) GetPerSecond() float64 {
+	if x != nil {
+		return x.PerSecond
+	}
+	return 0
+}
+
+func (x *RateDemand) GetPressed() bool {
+	if x != nil {
+		return x.Pressed
+	}
+	return false
+}
+
+// SlotDemand is about an instance's max_in_flight.
+type SlotDemand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Open          uint32                 `protobuf:"varint,3,opt,name=open,proto3" json:"open,omitempty"`
+	Waiting       uint32                 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Slots         uint32                 `protobuf:"varint,5,opt,name=slots,proto3" json:"slots,omitempty"` // that the proxy goes by
+	Refused       bool                   `protobuf:"varint,6,opt,name=refused,proto3" json:"refused,omitempty"`
+	Pressed       bool                   `protobuf:"varint,7,opt,name=pressed,proto3" json:"pressed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotDemand) Reset() {
+	*x = SlotDemand{}
+	mi := &file_cluster_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotDemand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotDemand) ProtoMessage() {}
+
+func (x *SlotDemand) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotDemand.ProtoReflect.Descriptor instead.
+func (*SlotDemand) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SlotDemand) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *SlotDemand) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *SlotDemand) GetOpen() uint32 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *SlotDemand) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *SlotDemand) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *SlotDemand) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *SlotDemand) GetPressed() bool {
+	if x != nil {
+		return x.Pressed
+	}
+	return false
+}
+
+// LimitShares is what a proxy may use: all that is leased to it. It replaces
+// the one before. Only the elected lb-admin sends it.
+type LimitShares struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // grows with every election; the lower of two is deposed
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`   // within the term
+	ValidMillis   uint32                 `protobuf:"varint,3,opt,name=valid_millis,json=validMillis,proto3" json:"valid_millis,omitempty"`
+	Rates         []*RateShare           `protobuf:"bytes,4,rep,name=rates,proto3" json:"rates,omitempty"`
+	Slots         []*SlotShare           `protobuf:"bytes,5,rep,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitShares) Reset() {
+	*x = LimitShares{}
+	mi := &file_cluster_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitShares) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitShares) ProtoMessage() {}
+
+func (x *LimitShares) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitShares.ProtoReflect.Descriptor instead.
+func (*LimitShares) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *LimitShares) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *LimitShares) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *LimitShares) GetValidMillis() uint32 {
+	if x != nil {
+		return x.ValidMillis
+	}
+	return 0
+}
+
+func (x *LimitShares) GetRates() []*RateShare {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
+func (x *LimitShares) GetSlots() []*SlotShare {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+type RateShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          LimitKind              `protobuf:"varint,1,opt,name=kind,proto3,enum=difylb.cluster.v1.LimitKind" json:"kind,omitempty"`
+	App           string                 `protobuf:"bytes,2,opt,name=app,proto3" json:"app,omitempty"`
+	Name          uint64                 `protobuf:"fixed64,3,opt,name=name,proto3" json:"name,omitempty"`
+	Part          float64                `protobuf:"fixed64,4,opt,name=part,proto3" json:"part,omitempty"` // of the rate, 0 to 1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RateShare) Reset() {
+	*x = RateShare{}
+	mi := &file_cluster_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RateShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RateShare) ProtoMessage() {}
+
+func (x *RateShare) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RateShare.ProtoReflect.Descriptor instead.
+func (*RateShare) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RateShare) GetKind() LimitKind {
+	if x != nil {
+		return x.Kind
+	}
+	return LimitKind_LIMIT_KIND_UNSPECIFIED
+}
+
+func (x *RateShare) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *RateShare) GetName() uint64 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *RateShare) GetPart() float64 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+type SlotShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	App           string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Slots         uint32                 `protobuf:"varint,3,opt,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlotShare) Reset() {
+	*x = SlotShare{}
+	mi := &file_cluster_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlotShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlotShare) ProtoMessage() {}
+
+func (x *SlotShare) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlotShare.ProtoReflect.Descriptor instead.
+func (*SlotShare) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *SlotShare) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *SlotShare) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *SlotShare) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
 var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x11difylb.cluster.v1\"\xbb\x01\n" +
+	"\rcluster.proto\x12\x11difylb.cluster.v1\"\xfd\x02\n" +
 	"\fProxyMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.difylb.cluster.v1.HelloH\x00R\x05hello\x123\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.difylb.cluster.v1.ReportH\x00R\x06report\x12<\n" +
-	"\tsubscribe\x18\x03 \x01(\v2\x1c.difylb.cluster.v1.SubscribeH\x00R\tsubscribeB\x06\n" +
-	"\x04kind\"\xea\x01\n" +
+	"\tsubscribe\x18\x03 \x01(\v2\x1c.difylb.cluster.v1.SubscribeH\x00R\tsubscribe\x12C\n" +
+	"\frecent_users\x18\x04 \x01(\v2\x1e.difylb.cluster.v1.RecentUsersH\x00R\vrecentUsers\x126\n" +
+	"\achecked\x18\x05 \x01(\v2\x1a.difylb.cluster.v1.CheckedH\x00R\achecked\x12C\n" +
+	"\flimit_demand\x18\x10 \x01(\v2\x1e.difylb.cluster.v1.LimitDemandH\x00R\vlimitDemandB\x06\n" +
+	"\x04kind\"\x96\x03\n" +
 	"\fAdminMessage\x12*\n" +
 	"\x03ack\x18\x01 \x01(\v2\x16.difylb.cluster.v1.AckH\x00R\x03ack\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.difylb.cluster.v1.StatusUpdateH\x00R\x06status\x123\n" +
 	"\x06resync\x18\x03 \x01(\v2\x19.difylb.cluster.v1.ResyncH\x00R\x06resync\x126\n" +
-	"\awelcome\x18\x04 \x01(\v2\x1a.difylb.cluster.v1.WelcomeH\x00R\awelcomeB\x06\n" +
+	"\awelcome\x18\x04 \x01(\v2\x1a.difylb.cluster.v1.WelcomeH\x00R\awelcome\x120\n" +
+	"\x05check\x18\x06 \x01(\v2\x18.difylb.cluster.v1.CheckH\x00R\x05check\x123\n" +
+	"\x06accept\x18\x05 \x01(\v2\x19.difylb.cluster.v1.AcceptH\x00R\x06accept\x12C\n" +
+	"\flimit_shares\x18\x10 \x01(\v2\x1e.difylb.cluster.v1.LimitSharesH\x00R\vlimitSharesB\x06\n" +
 	"\x04kind\"\x96\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
@@ -2152,7 +3086,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\tLastError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
-	"unix_milli\x18\x02 \x01(\x03R\tunixMilli\"\x9f\x02\n" +
+	"unix_milli\x18\x02 \x01(\x03R\tunixMilli\"\x80\x03\n" +
 	"\aReceipt\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12'\n" +
 	"\x0fconfig_revision\x18\x02 \x01(\x03R\x0econfigRevision\x12\x14\n" +
@@ -2161,13 +3095,39 @@ const file_cluster_proto_rawDesc = "" +
 	"\x12applied_unix_milli\x18\x05 \x01(\x03R\x10appliedUnixMilli\x12!\n" +
 	"\fapply_micros\x18\x06 \x01(\x03R\vapplyMicros\x12\x18\n" +
 	"\arefused\x18\a \x01(\tR\arefused\x12)\n" +
-	"\x10refused_revision\x18\b \x01(\x03R\x0frefusedRevision\"F\n" +
+	"\x10refused_revision\x18\b \x01(\x03R\x0frefusedRevision\x12\x1b\n" +
+	"\theld_back\x18\t \x01(\bR\bheldBack\x12#\n" +
+	"\rrefused_epoch\x18\n" +
+	" \x01(\tR\frefusedEpoch\x12\x1d\n" +
+	"\n" +
+	"age_micros\x18\v \x01(\x03R\tageMicros\":\n" +
+	"\x06Accept\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"F\n" +
 	"\tEjections\x129\n" +
 	"\tejections\x18\x01 \x03(\v2\x1b.difylb.cluster.v1.EjectionR\tejections\"b\n" +
 	"\bEjection\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12(\n" +
-	"\x10since_unix_milli\x18\x03 \x01(\x03R\x0esinceUnixMilli\"\x17\n" +
+	"\x10since_unix_milli\x18\x03 \x01(\x03R\x0esinceUnixMilli\"7\n" +
+	"\vRecentUsers\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x16\n" +
+	"\x06sample\x18\x02 \x01(\fR\x06sample\")\n" +
+	"\x05Check\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\tR\x03app\"\x84\x01\n" +
+	"\aChecked\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
+	"\n" +
+	"unix_milli\x18\x02 \x01(\x03R\tunixMilli\x126\n" +
+	"\tinstances\x18\x03 \x03(\v2\x18.difylb.cluster.v1.ReachR\tinstances\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"}\n" +
+	"\x05Reach\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x16\n" +
+	"\x06micros\x18\x05 \x01(\x03R\x06micros\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\b\n" +
 	"\x06Resync\"\x94\x03\n" +
@@ -2236,7 +3196,49 @@ const file_cluster_proto_rawDesc = "" +
 	"\x05label\x18\a \x01(\tR\x05label\"U\n" +
 	"\fStoredTotals\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\rR\x04boot\x121\n" +
-	"\x06totals\x18\x02 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals2W\n" +
+	"\x06totals\x18\x02 \x01(\v2\x19.difylb.cluster.v1.TotalsR\x06totals\"\x9d\x01\n" +
+	"\vLimitDemand\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x123\n" +
+	"\x05rates\x18\x03 \x03(\v2\x1d.difylb.cluster.v1.RateDemandR\x05rates\x123\n" +
+	"\x05slots\x18\x04 \x03(\v2\x1d.difylb.cluster.v1.SlotDemandR\x05slots\"\x9d\x01\n" +
+	"\n" +
+	"RateDemand\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.difylb.cluster.v1.LimitKindR\x04kind\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\tR\x03app\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\x06R\x04name\x12\x1d\n" +
+	"\n" +
+	"per_second\x18\x04 \x01(\x01R\tperSecond\x12\x18\n" +
+	"\apressed\x18\x05 \x01(\bR\apressed\"\xb2\x01\n" +
+	"\n" +
+	"SlotDemand\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
+	"\x04open\x18\x03 \x01(\rR\x04open\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\rR\awaiting\x12\x14\n" +
+	"\x05slots\x18\x05 \x01(\rR\x05slots\x12\x18\n" +
+	"\arefused\x18\x06 \x01(\bR\arefused\x12\x18\n" +
+	"\apressed\x18\a \x01(\bR\apressed\"\xbe\x01\n" +
+	"\vLimitShares\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12!\n" +
+	"\fvalid_millis\x18\x03 \x01(\rR\vvalidMillis\x122\n" +
+	"\x05rates\x18\x04 \x03(\v2\x1c.difylb.cluster.v1.RateShareR\x05rates\x122\n" +
+	"\x05slots\x18\x05 \x03(\v2\x1c.difylb.cluster.v1.SlotShareR\x05slots\"w\n" +
+	"\tRateShare\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.difylb.cluster.v1.LimitKindR\x04kind\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\tR\x03app\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\x06R\x04name\x12\x12\n" +
+	"\x04part\x18\x04 \x01(\x01R\x04part\"O\n" +
+	"\tSlotShare\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x14\n" +
+	"\x05slots\x18\x03 \x01(\rR\x05slots*o\n" +
+	"\tLimitKind\x12\x1a\n" +
+	"\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12LIMIT_KIND_PER_APP\x10\x01\x12\x17\n" +
+	"\x13LIMIT_KIND_PER_USER\x10\x02\x12\x15\n" +
+	"\x11LIMIT_KIND_PER_IP\x10\x032W\n" +
 	"\aCluster\x12L\n" +
 	"\x04Link\x12\x1f.difylb.cluster.v1.ProxyMessage\x1a\x1f.difylb.cluster.v1.AdminMessage(\x010\x01B\x14Z\x12difylb/proto;protob\x06proto3"
 
@@ -2252,77 +3254,103 @@ func file_cluster_proto_rawDescGZIP() []byte {
 	return file_cluster_proto_rawDescData
 }
 
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_cluster_proto_goTypes = []any{
-	(*ProxyMessage)(nil),      // 0: difylb.cluster.v1.ProxyMessage
-	(*AdminMessage)(nil),      // 1: difylb.cluster.v1.AdminMessage
-	(*Hello)(nil),             // 2: difylb.cluster.v1.Hello
-	(*Welcome)(nil),           // 3: difylb.cluster.v1.Welcome
-	(*Subscribe)(nil),         // 4: difylb.cluster.v1.Subscribe
-	(*Report)(nil),            // 5: difylb.cluster.v1.Report
-	(*Series)(nil),            // 6: difylb.cluster.v1.Series
-	(*LabelSeries)(nil),       // 7: difylb.cluster.v1.LabelSeries
-	(*Totals)(nil),            // 8: difylb.cluster.v1.Totals
-	(*Usage)(nil),             // 9: difylb.cluster.v1.Usage
-	(*Cost)(nil),              // 10: difylb.cluster.v1.Cost
-	(*ReasonCount)(nil),       // 11: difylb.cluster.v1.ReasonCount
-	(*Histogram)(nil),         // 12: difylb.cluster.v1.Histogram
-	(*LastError)(nil),         // 13: difylb.cluster.v1.LastError
-	(*Receipt)(nil),           // 14: difylb.cluster.v1.Receipt
-	(*Ejections)(nil),         // 15: difylb.cluster.v1.Ejections
-	(*Ejection)(nil),          // 16: difylb.cluster.v1.Ejection
-	(*Ack)(nil),               // 17: difylb.cluster.v1.Ack
-	(*Resync)(nil),            // 18: difylb.cluster.v1.Resync
-	(*StatusUpdate)(nil),      // 19: difylb.cluster.v1.StatusUpdate
-	(*ApplicationStatus)(nil), // 20: difylb.cluster.v1.ApplicationStatus
-	(*LabelStatus)(nil),       // 21: difylb.cluster.v1.LabelStatus
-	(*InstanceStatus)(nil),    // 22: difylb.cluster.v1.InstanceStatus
-	(*CounterChunk)(nil),      // 23: difylb.cluster.v1.CounterChunk
-	(*StoredBoot)(nil),        // 24: difylb.cluster.v1.StoredBoot
-	(*StoredSeries)(nil),      // 25: difylb.cluster.v1.StoredSeries
-	(*StoredTotals)(nil),      // 26: difylb.cluster.v1.StoredTotals
+	(LimitKind)(0),            // 0: difylb.cluster.v1.LimitKind
+	(*ProxyMessage)(nil),      // 1: difylb.cluster.v1.ProxyMessage
+	(*AdminMessage)(nil),      // 2: difylb.cluster.v1.AdminMessage
+	(*Hello)(nil),             // 3: difylb.cluster.v1.Hello
+	(*Welcome)(nil),           // 4: difylb.cluster.v1.Welcome
+	(*Subscribe)(nil),         // 5: difylb.cluster.v1.Subscribe
+	(*Report)(nil),            // 6: difylb.cluster.v1.Report
+	(*Series)(nil),            // 7: difylb.cluster.v1.Series
+	(*LabelSeries)(nil),       // 8: difylb.cluster.v1.LabelSeries
+	(*Totals)(nil),            // 9: difylb.cluster.v1.Totals
+	(*Usage)(nil),             // 10: difylb.cluster.v1.Usage
+	(*Cost)(nil),              // 11: difylb.cluster.v1.Cost
+	(*ReasonCount)(nil),       // 12: difylb.cluster.v1.ReasonCount
+	(*Histogram)(nil),         // 13: difylb.cluster.v1.Histogram
+	(*LastError)(nil),         // 14: difylb.cluster.v1.LastError
+	(*Receipt)(nil),           // 15: difylb.cluster.v1.Receipt
+	(*Accept)(nil),            // 16: difylb.cluster.v1.Accept
+	(*Ejections)(nil),         // 17: difylb.cluster.v1.Ejections
+	(*Ejection)(nil),          // 18: difylb.cluster.v1.Ejection
+	(*RecentUsers)(nil),       // 19: difylb.cluster.v1.RecentUsers
+	(*Check)(nil),             // 20: difylb.cluster.v1.Check
+	(*Checked)(nil),           // 21: difylb.cluster.v1.Checked
+	(*Reach)(nil),             // 22: difylb.cluster.v1.Reach
+	(*Ack)(nil),               // 23: difylb.cluster.v1.Ack
+	(*Resync)(nil),            // 24: difylb.cluster.v1.Resync
+	(*StatusUpdate)(nil),      // 25: difylb.cluster.v1.StatusUpdate
+	(*ApplicationStatus)(nil), // 26: difylb.cluster.v1.ApplicationStatus
+	(*LabelStatus)(nil),       // 27: difylb.cluster.v1.LabelStatus
+	(*InstanceStatus)(nil),    // 28: difylb.cluster.v1.InstanceStatus
+	(*CounterChunk)(nil),      // 29: difylb.cluster.v1.CounterChunk
+	(*StoredBoot)(nil),        // 30: difylb.cluster.v1.StoredBoot
+	(*StoredSeries)(nil),      // 31: difylb.cluster.v1.StoredSeries
+	(*StoredTotals)(nil),      // 32: difylb.cluster.v1.StoredTotals
+	(*LimitDemand)(nil),       // 33: difylb.cluster.v1.LimitDemand
+	(*RateDemand)(nil),        // 34: difylb.cluster.v1.RateDemand
+	(*SlotDemand)(nil),        // 35: difylb.cluster.v1.SlotDemand
+	(*LimitShares)(nil),       // 36: difylb.cluster.v1.LimitShares
+	(*RateShare)(nil),         // 37: difylb.cluster.v1.RateShare
+	(*SlotShare)(nil),         // 38: difylb.cluster.v1.SlotShare
 }
 var file_cluster_proto_depIdxs = []int32{
-	2,  // 0: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
-	5,  // 1: difylb.cluster.v1.ProxyMessage.report:type_name -> difylb.cluster.v1.Report
-	4,  // 2: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
-	17, // 3: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
-	19, // 4: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
-	18, // 5: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
-	3,  // 6: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
-	6,  // 7: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
-	14, // 8: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
-	15, // 9: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
-	7,  // 10: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
-	8,  // 11: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
-	8,  // 12: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
-	11, // 13: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
-	12, // 14: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
-	12, // 15: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
-	13, // 16: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
-	9,  // 17: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
-	10, // 18: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
-	16, // 19: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
-	20, // 20: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
-	21, // 21: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
-	22, // 22: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
-	9,  // 23: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
-	9,  // 24: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
-	13, // 25: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
-	9,  // 26: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
-	24, // 27: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
-	25, // 28: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
-	25, // 29: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
-	8,  // 30: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
-	26, // 31: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
-	8,  // 32: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
-	0,  // 33: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
-	1,  // 34: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
-	34, // [34:35] is the sub-list for method output_type
-	33, // [33:34] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	3,  // 0: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
+	6,  // 1: difylb.cluster.v1.ProxyMessage.report:type_name -> difylb.cluster.v1.Report
+	5,  // 2: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
+	19, // 3: difylb.cluster.v1.ProxyMessage.recent_users:type_name -> difylb.cluster.v1.RecentUsers
+	21, // 4: difylb.cluster.v1.ProxyMessage.checked:type_name -> difylb.cluster.v1.Checked
+	33, // 5: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
+	23, // 6: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
+	25, // 7: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
+	24, // 8: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
+	4,  // 9: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
+	20, // 10: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
+	16, // 11: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
+	36, // 12: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
+	7,  // 13: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
+	15, // 14: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
+	17, // 15: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
+	8,  // 16: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
+	9,  // 17: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
+	9,  // 18: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
+	12, // 19: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
+	13, // 20: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
+	13, // 21: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
+	14, // 22: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
+	10, // 23: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
+	11, // 24: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
+	18, // 25: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
+	22, // 26: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
+	26, // 27: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
+	27, // 28: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
+	28, // 29: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
+	10, // 30: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
+	10, // 31: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
+	14, // 32: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
+	10, // 33: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
+	30, // 34: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
+	31, // 35: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
+	31, // 36: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
+	9,  // 37: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
+	32, // 38: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
+	9,  // 39: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
+	34, // 40: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
+	35, // 41: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
+	0,  // 42: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
+	37, // 43: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
+	38, // 44: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
+	0,  // 45: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
+	1,  // 46: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
+	2,  // 47: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
+	47, // [47:48] is the sub-list for method output_type
+	46, // [46:47] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -2334,25 +3362,32 @@ func file_cluster_proto_init() {
 		(*ProxyMessage_Hello)(nil),
 		(*ProxyMessage_Report)(nil),
 		(*ProxyMessage_Subscribe)(nil),
+		(*ProxyMessage_RecentUsers)(nil),
+		(*ProxyMessage_Checked)(nil),
+		(*ProxyMessage_LimitDemand)(nil),
 	}
 	file_cluster_proto_msgTypes[1].OneofWrappers = []any{
 		(*AdminMessage_Ack)(nil),
 		(*AdminMessage_Status)(nil),
 		(*AdminMessage_Resync)(nil),
 		(*AdminMessage_Welcome)(nil),
+		(*AdminMessage_Check)(nil),
+		(*AdminMessage_Accept)(nil),
+		(*AdminMessage_LimitShares)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   27,
+			NumEnums:      1,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_cluster_proto_goTypes,
 		DependencyIndexes: file_cluster_proto_depIdxs,
+		EnumInfos:         file_cluster_proto_enumTypes,
 		MessageInfos:      file_cluster_proto_msgTypes,
 	}.Build()
 	File_cluster_proto = out.File

@@ -28,9 +28,8 @@ const (
 //
 // Cluster is the link between proxies and lb-admins. Versions may be mixed:
 // unknown fields and kinds are skipped, numbers are never used again. Field
-// numbers 16 to 31 of ProxyMessage and AdminMessage are kept for shares of
-// limits: rate leases and in-flight shares, asked for one way and granted the
-// other.
+// numbers 16 to 31 of ProxyMessage and AdminMessage are for limits that proxies
+// share.
 type ClusterClient interface {
 	// Link lives as long as both ends do. The proxy's first message is Hello,
 	// its first Report is full. The cluster key is in the metadata
@@ -65,9 +64,8 @@ type Cluster_LinkClient = grpc.BidiStreamingClient[ProxyMessage, AdminMessage]
 //
 // Cluster is the link between proxies and lb-admins. Versions may be mixed:
 // unknown fields and kinds are skipped, numbers are never used again. Field
-// numbers 16 to 31 of ProxyMessage and AdminMessage are kept for shares of
-// limits: rate leases and in-flight shares, asked for one way and granted the
-// other.
+// numbers 16 to 31 of ProxyMessage and AdminMessage are for limits that proxies
+// share.
 type ClusterServer interface {
 	// Link lives as long as both ends do. The proxy's first message is Hello,
 	// its first Report is full. The cluster key is in the metadata

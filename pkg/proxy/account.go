@@ -4,9 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
-
-	"difylb/pkg/lb"
-	"difylb/pkg/limit"
 )
 
 // finish accounts for the call, once, whatever became of it. It runs also when
@@ -20,6 +17,9 @@ func (x *exchange) finish() {
 	}
 	if x.app != nil {
 		x.app.state.stats.End(x.shard, x.reason)
+		if x.user != "" {
+			x.app.state.stats.Seen(string(x.app.app.Ring.Algorithm()), uint64(x.point), time.Now())
+		}
 	} else if !local(x.path) {
 		x.p.opts.Registry.Unrouted(x.shard, x.reason)
 	}
@@ -43,9 +43,4 @@ func (p *Proxy) userHash(user string) string {
 	h.Write([]byte(user))
 	var sum [sha256.Size]byte
 	return hex.EncodeToString(h.Sum(sum[:0])[:8])
-}
-
-// sharedRate is this proxy's part of a limit that n proxies share.
-func sharedRate(r *lb.Rate, n int64) limit.Rate {
-	return limit.Rate{PerSecond: r.PerSecond / float64(n), Burst: max(1, r.Burst/int(n))}
 }

@@ -110,7 +110,7 @@ func (c *call) admitAddress() *refusal {
 	if c.client.Is6() && !c.client.Is4In6() {
 		clear(key[8:]) // one subscriber has a whole /64
 	}
-	if ok, after := c.p.ips.Allow(string(key[:]), sharedRate(r, c.p.share.Load()), c.start); !ok {
+	if ok, after := c.p.ips.AllowPart(string(key[:]), wholeRate(r), c.p.evenPart(), c.start); !ok {
 		return limited(&c.p.counts.limitedPerIP, "too many requests from this address", after)
 	}
 	return nil
@@ -187,37 +187,20 @@ func (c *call) setUser(user string, source userid.Source) *refusal {
 // admitUser asks the limits per user and per application, the narrow one
 // first, so that what it refuses costs the others nothing.
 func (c *call) admitUser() *refusal {
-	st, limits, share := c.app.state, c.app.app.Decl.RateLimit, c.p.share.Load()
+	st, limits, even := c.app.state, c.app.app.Decl.RateLimit, c.p.evenPart()
 	if limits.PerUser != nil && c.user != "" {
-		if ok, after := st.users.Allow(c.user, sharedRate(limits.PerUser, share), c.start); !ok {
+		if ok, after := st.users.AllowPart(c.user, wholeRate(limits.PerUser), even, c.start); !ok {
 			return limited(&c.p.counts.limitedPerUser, "too many requests of this user", after)
 		}
 	}
 	if limits.PerApp != nil {
-		if ok, after := st.bucket.Allow(sharedRate(limits.PerApp, share), c.start); !ok {
+		ok, after := st.bucket.Allow(wholeRate(limits.PerApp).Part(st.lease.Part(even, c.start), even), c.start)
+		st.asked.count(c.shard, ok)
+		if !ok {
 			return limited(&c.p.counts.limitedPerApp, "too many requests for this application", after)
 		}
 	}
 	return nil
-}
-
-// choose returns the index of the instance for the next attempt, -1 when no
-// further one may take the call.
-func (c *call) choose(now time.Time) int {
-	owner := -1
-	i, failOpen := c.app.app.Choose(c.point, c.tried, func(i int) condition {
-		if owner < 0 {
-			owner = i // the first that is asked about, while none was tried
-		}
-		return c.app.instances[i].condition(now, c.app.app.Instances[i].Decl.FailTimeout.D())
-	})
-	if failOpen {
-		c.p.failOpen.Add(1)
-	}
-	if len(c.tried) == 0 && c.user != "" && i >= 0 && i != owner {
-		c.p.counts.failovers.Add(1)
-	}
-	return i
 }
 
 // try notes that an attempt on instance i begins.

@@ -20,6 +20,8 @@
 //	memory.go    which instance runs a task, holds a conversation, signed a file
 //	headers.go   what is rewritten in both heads
 //	view.go      a Table with the run-time state beside it
+//	choose.go    which instance is next, and what load has to do with it
+//	shares.go    this proxy's part of the limits that hold for the cluster
 //	account.go   counters at the end of a request
 //	counts.go    what else is counted, for metrics
 //	accesslog.go one line per request
@@ -127,11 +129,16 @@ type Proxy struct {
 	connections atomic.Int64  // open client connections
 	counts      counts
 
-	share atomic.Int64 // how many proxies share the cluster's limits, from 1
+	even atomic.Uint64 // math.Float64bits of this proxy's part of what is not leased
 
-	mu     sync.Mutex // guards states and health; held by SetTable and its kin only
+	mu     sync.Mutex // guards all below; held by SetTable and its kin only
 	states map[string]*appState
 	health map[string]map[string]lb.Verdict
+	place  place           // among those who share the limits
+	hasher *limit.Hasher   // nil before SetLimitSecret
+	secret lb.Secret       // that it was made of
+	leased map[string]bool // applications of which something is leased
+	window window
 }
 
 // New returns a Proxy that answers 503 to everything until SetTable.
@@ -155,7 +162,7 @@ func New(opts Options) *Proxy {
 		files:         newMemory(time.Hour),
 		states:        make(map[string]*appState),
 	}
-	p.share.Store(1)
+	p.setPlace(place{proxies: 1})
 	return p
 }
 
@@ -183,20 +190,6 @@ func (p *Proxy) SetHealth(health map[string]map[string]lb.Verdict) {
 		if !sameMap(before[name], health[name]) {
 			st.setHealth(health[name])
 		}
-	}
-}
-
-// SetProxies tells how many proxies share the cluster's limits, this one
-// included: each takes its share.
-func (p *Proxy) SetProxies(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n = max(n, 1)
-	if p.share.Swap(int64(n)) == int64(n) {
-		return
-	}
-	for _, st := range p.states {
-		st.setShare(n)
 	}
 }
 

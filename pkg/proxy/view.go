@@ -31,9 +31,12 @@ type appView struct {
 type appState struct {
 	stats     *stats.App
 	bucket    limit.Bucket   // per_app
+	lease     limit.Lease    // of per_app
+	asked     *tally         // per_app; nil until the declaration first has such a limit
 	users     *limit.Buckets // per_user; nil until the declaration first has such a limit
 	instances map[string]*instanceState
 	decl      *lb.Application // newest; guarded by Proxy.mu
+	measured  asked           // guarded by Proxy.mu
 }
 
 // instanceState is what outlives changes of an instance's declaration.
@@ -42,6 +45,7 @@ type instanceState struct {
 	health   atomic.Pointer[lb.Health]
 	passive  health.Passive
 	gate     *limit.Gate
+	slots    *slots    // of the gate; guarded by Proxy.mu
 	upstream *upstream // replaced with the address; guarded by Proxy.mu, views hold their own
 	decl     *lb.Instance
 }
@@ -83,6 +87,10 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 	st.decl = app.Decl
 	if app.Decl.RateLimit.PerUser != nil && st.users == nil {
 		st.users = limit.NewBuckets(p.opts.Limits.UserKeys)
+		st.users.SetHasher(p.hasher)
+	}
+	if app.Decl.RateLimit.PerApp != nil && st.asked == nil {
+		st.asked = new(tally)
 	}
 	av := &appView{app: app, state: st, instances: make([]*instanceState, len(app.Instances))}
 	for _, t := range app.Decl.UserTokens {
@@ -104,7 +112,7 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 		}
 	}
 	st.setHealth(p.health[name])
-	st.setShare(int(p.share.Load()))
+	st.setSlots(p.place, time.Now())
 	return av
 }
 
@@ -115,10 +123,10 @@ func (st *appState) instance(in *route.Instance) *instanceState {
 	old := st.instances[in.Decl.Name]
 	switch {
 	case old == nil:
-		old = &instanceState{stats: st.stats.Instance(in.Decl.Name), gate: limit.NewGate()}
+		old = &instanceState{stats: st.stats.Instance(in.Decl.Name), gate: limit.NewGate(), slots: new(slots)}
 		old.upstream = newUpstream(in)
 	case !old.upstream.serves(in):
-		fresh := &instanceState{stats: old.stats, gate: old.gate, upstream: newUpstream(in)}
+		fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, upstream: newUpstream(in)}
 		old.upstream.retire()
 		old = fresh
 	case old.decl.Token != in.Decl.Token, old.decl.State != lb.Active && in.Decl.State == lb.Active:
@@ -140,18 +148,6 @@ func (st *appState) setHealth(verdicts map[string]lb.Verdict) {
 	}
 }
 
-// setShare divides what the declaration allows the cluster among n proxies.
-func (st *appState) setShare(n int) {
-	for _, in := range st.instances {
-		limit := in.decl.MaxInFlight
-		if limit > 0 {
-			limit = max(1, (limit+n-1)/n)
-		}
-		in.gate.SetQueue(st.decl.Queue.Size)
-		in.gate.SetLimit(limit)
-	}
-}
-
 func (st *appState) retire() {
 	for _, in := range st.instances {
 		in.upstream.retire()
@@ -159,7 +155,13 @@ func (st *appState) retire() {
 }
 
 // condition tells what is known of an instance now. An instance on trial after
-// an ejection counts as ejected but for one request at a time.
+// an ejection counts as ejected but for one request at a time: asking for it
+// takes up its turn.
 func (in *instanceState) condition(now time.Time, failTimeout time.Duration) route.Condition {
 	return route.Condition{Health: *in.health.Load(), Ejected: !in.passive.Admit(now, failTimeout)}
+}
+
+// look is condition for who only looks.
+func (in *instanceState) look(now time.Time) route.Condition {
+	return route.Condition{Health: *in.health.Load(), Ejected: in.passive.Ejected(now), Trial: in.passive.OnTrial(now)}
 }
