@@ -61,6 +61,9 @@ type Hub struct {
 	unsent          bool          // something changed since the last publish
 	changed         chan struct{} // closed by publish
 	receiptsChanged chan struct{} // closed when a receipt or the snapshot has changed
+
+	recent recentUsers // each has a lock of its own, taken after mu
+	checks checks
 }
 
 // view is one application of the document. It is immutable.

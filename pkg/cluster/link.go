@@ -44,6 +44,10 @@ type LinkOptions struct {
 	Log      zerolog.Logger
 	// TLS is for lb-admins that registered with TLS; nil means the system's roots.
 	TLS *tls.Config
+	// Check tries to connect to every instance, or to those of one application,
+	// until ctx ends; nil: there are none. It is called by one goroutine per
+	// lb-admin.
+	Check func(ctx context.Context, app string) []Reach
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -88,7 +92,7 @@ type peerKey struct {
 
 // times are the link's, apart so that tests need not wait for them.
 type times struct {
-	report, stalled, change, fresh time.Duration
+	report, stalled, change, fresh, samples time.Duration
 }
 
 // NewLink returns a link that is idle until Run.
@@ -101,7 +105,7 @@ func NewLink(opts LinkOptions) *Link {
 		peers:    make(map[peerKey]*peer),
 		doc:      document{apps: make(map[string]*shownApp)},
 		peersDue: make(chan struct{}, 1),
-		times:    times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor},
+		times:    times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
 	}
 }
 
@@ -144,7 +148,7 @@ func (l *Link) adjustPeers(ctx context.Context) []*peer {
 	var started []*peer
 	for key := range want {
 		if l.peers[key] == nil {
-			p := &peer{link: l, key: key, due: make(chan struct{}, 1), log: l.log.With().Str("admin", key.id).Str("address", key.address).Logger()}
+			p := &peer{link: l, key: key, due: make(chan struct{}, 1), checks: make(chan *pb.Check, 4), log: l.log.With().Str("admin", key.id).Str("address", key.address).Logger()}
 			p.ctx, p.cancel = context.WithCancel(ctx)
 			l.peers[key] = p
 			started = append(started, p)
@@ -238,6 +242,7 @@ type peer struct {
 	ctx    context.Context // the peer's life, from adjustPeers to its end
 	cancel context.CancelFunc
 	due    chan struct{} // size 1: something must be reported at once
+	checks chan *pb.Check
 
 	// guarded by link.mu
 	connected bool
@@ -247,6 +252,7 @@ type peer struct {
 	ended     uint64
 	ackMoved  chan struct{}
 	resync    bool
+	checked   []*pb.ProxyMessage // answers to checks that have not gone out
 }
 
 func (p *peer) heardWithin(now time.Time, d time.Duration) bool {
@@ -302,6 +308,7 @@ func (p *peer) session(ctx context.Context) error {
 		defer close(failed)
 		failed <- p.receive(stream, watchdog)
 	})
+	wg.Go(func() { p.answerChecks(ctx) })
 	defer wg.Wait()
 	defer cancel(nil)
 	defer p.disconnect()
@@ -391,6 +398,8 @@ func (p *peer) take(m *pb.AdminMessage) {
 	case *pb.AdminMessage_Resync:
 		p.resync = true
 		poke(p.due)
+	case *pb.AdminMessage_Check:
+		p.question(k.Check)
 	case *pb.AdminMessage_Status:
 		if l.primary == p && k.Status.GetSubscription() == l.primaryN {
 			l.doc.take(k.Status, l.opts.Registry)
@@ -420,7 +429,7 @@ func (p *peer) disconnect() {
 	if p.connected {
 		close(p.ackMoved)
 	}
-	p.connected, p.heard, p.acked, p.resync = false, time.Time{}, 0, false
+	p.connected, p.heard, p.acked, p.resync, p.checked = false, time.Time{}, 0, false, nil
 	if l.primary == p {
 		l.setPrimary(nil)
 		for _, other := range l.peers {
@@ -465,10 +474,16 @@ func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Prox
 	tick := time.NewTicker(p.link.times.report)
 	defer tick.Stop()
 	var sent reported
+	var samples sentSamples
 	for {
 		for m := range p.messages(&sent) {
 			if err := stream.Send(m); err != nil {
 				// The receiver has the stream's status.
+				return errors.Join(<-failed, ctx.Err())
+			}
+		}
+		for _, m := range append(p.answers(), samples.next(p.link.opts.Registry, p.link.now(), p.link.times.samples)...) {
+			if err := stream.Send(m); err != nil {
 				return errors.Join(<-failed, ctx.Err())
 			}
 		}

@@ -128,14 +128,18 @@ func (c *testCluster) hub(id, address string) *testHub {
 	return h
 }
 
-var quick = times{report: 30 * time.Millisecond, stalled: 600 * time.Millisecond, change: 250 * time.Millisecond, fresh: 400 * time.Millisecond}
+var quick = times{report: 30 * time.Millisecond, stalled: 600 * time.Millisecond, change: 250 * time.Millisecond, fresh: 400 * time.Millisecond, samples: 50 * time.Millisecond}
 
 func (c *testCluster) link(id, boot string) *testLink { return c.linkWith(id, boot, quick) }
 
-func (c *testCluster) linkWith(id, boot string, with times) *testLink {
+func (c *testCluster) linkWith(id, boot string, with times, change ...func(*LinkOptions)) *testLink {
 	node := lb.Node{ID: id, Role: lb.RoleProxy, BootID: boot, Version: "v1", Started: time.Now()}
 	r := stats.NewRegistry(2)
-	l := &testLink{Link: NewLink(LinkOptions{Node: node, Registry: r, Log: zerolog.Nop()}), registry: r}
+	o := LinkOptions{Node: node, Registry: r, Log: zerolog.Nop()}
+	for _, f := range change {
+		f(&o)
+	}
+	l := &testLink{Link: NewLink(o), registry: r}
 	l.times = with
 	l.stop = c.background(l.Run)
 	c.links = append(c.links, l)

@@ -90,6 +90,8 @@ func (h *Hub) Link(stream grpc.BidiStreamingServer[pb.ProxyMessage, pb.AdminMess
 	}
 	s := &session{hub: h, boot: h.open(hello), notify: make(chan struct{}, 1)}
 	defer h.closeSession(s)
+	h.checks.join(s)
+	defer h.checks.leave(s)
 
 	// The sender ends with the stream: this function's return cancels
 	// nothing that it waits for, hence done.
@@ -118,7 +120,8 @@ type session struct {
 	hub  *Hub
 	boot *boot
 
-	previous uint64 // seq of the last report; owned by Link's receive loop
+	previous uint64      // seq of the last report; owned by Link's receive loop
+	asked    []*pb.Check // not sent yet; guarded by hub.checks.mu
 
 	notify chan struct{} // size 1: something below has changed
 	mu     sync.Mutex    // guards all below
@@ -155,6 +158,10 @@ func (s *session) receive(m *pb.ProxyMessage) {
 			s.hub.report(s.boot, k.Report)
 		}
 		s.set(func() { s.ack = k.Report.GetSeq() })
+	case *pb.ProxyMessage_RecentUsers:
+		s.hub.recent.take(s.boot.node, s.boot.id, k.RecentUsers, s.hub.now())
+	case *pb.ProxyMessage_Checked:
+		s.hub.checks.answered(s, k.Checked, s.hub.now())
 	case *pb.ProxyMessage_Subscribe:
 		s.set(func() { s.wants, s.wanted = k.Subscribe.GetStatus(), k.Subscribe.GetId() })
 	}
@@ -177,6 +184,10 @@ func (s *session) set(change func()) {
 	s.mu.Lock()
 	change()
 	s.mu.Unlock()
+	s.poke()
+}
+
+func (s *session) poke() {
 	select {
 	case s.notify <- struct{}{}:
 	default:
@@ -249,6 +260,7 @@ func (s *session) send(stream grpc.BidiStreamingServer[pb.ProxyMessage, pb.Admin
 			return
 		}
 		messages, wants, id := s.pending()
+		messages = append(messages, s.hub.checks.asked(s)...)
 		if id != sent.subscription {
 			sent = &sentStatus{subscription: id}
 		}

@@ -30,7 +30,7 @@ const (
 )
 
 // Recent follows the users of one application in one proxy. It is safe for
-// concurrent use; the zero value has seen nobody. It holds 1 KiB, and some 24
+// concurrent use; the zero value has seen nobody. It holds half a KiB, and some 24
 // bytes per user of at most 2,000 in practice: Size for each hour of the window
 // in which none of those of another hour came back.
 type Recent struct {
@@ -39,7 +39,9 @@ type Recent struct {
 	limit atomic.Pointer[limit]
 	// touched are the users noted last, so that who comes again and again costs
 	// no lock.
-	touched [128]atomic.Uint64
+	touched [64]atomic.Uint64
+
+	version atomic.Uint64
 
 	mu     sync.Mutex
 	kind   string           // guarded by mu, as is all below
@@ -84,7 +86,11 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	if at > r.newest {
 		r.newest = at
 	}
-	if before, known := r.last[h]; !known || before < at {
+	before, known := r.last[h]
+	if !known {
+		r.version.Add(1)
+	}
+	if !known || before < at {
 		r.last[h] = at
 	}
 	if len(r.last) >= r.prune {
@@ -92,6 +98,10 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 		r.prune = len(r.last) + Size
 	}
 }
+
+// Version grows when a user comes who was not known; while it stays, a Sample
+// only loses users, to time. 0 means that nobody was seen.
+func (r *Recent) Version() uint64 { return r.version.Load() }
 
 // kindMark tells kinds apart in marks. Kinds are few and short.
 func kindMark(kind string) uint64 {

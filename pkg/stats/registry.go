@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"difylb/pkg/lb"
+	"difylb/pkg/sketch"
 )
 
 // MaxSeries bounds the number of applications and instances that a Registry
@@ -250,6 +251,7 @@ type App struct {
 	shards    []atomic.Pointer[appShard]
 	instances map[string]*Instance // guarded by registry.mu
 	labels    map[string]*Label    // guarded by registry.mu; nil: none yet
+	recent    sketch.Recent
 }
 
 type appShard struct {
