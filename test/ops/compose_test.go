@@ -202,6 +202,33 @@ func TestCompose_ReadsWithDockerCompose(t *testing.T) {
 	}
 }
 
+// What the files set in the environment of our programs are their flags.
+func TestCompose_SettingsExist(t *testing.T) {
+	var tls composeFile
+	if err := yaml.Unmarshal([]byte(testbed.ReadFile(t, deployed("compose/tls.yaml"))), &tls); err != nil {
+		t.Fatal(err)
+	}
+	help := run(t, t.TempDir(), testbed.Programs.Proxy, "--help")
+	given := readCompose(t).named("lb-proxy")
+	if got := tls.named("lb-proxy"); !slices.Equal(got, given) {
+		t.Errorf("tls.yaml is for %q, there are %q", got, given)
+	}
+	for name, s := range tls.Services {
+		for key, value := range s.Environment {
+			flag := "--" + strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(key, "LB_PROXY_"), "_", "-"))
+			if !strings.Contains(help, flag+" ") {
+				t.Errorf("%s sets %s, and lb-proxy has no flag %s", name, key, flag)
+			}
+			if secret, ok := strings.CutPrefix(value, "/run/secrets/"); ok && (!slices.Contains(s.Secrets, secret) || tls.Secrets[secret].File == "") {
+				t.Errorf("%s is not given the secret %s", name, secret)
+			}
+		}
+		if len(s.Environment) != 3 || len(s.Ports) != 1 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
 // stack is the cluster of the compose file as processes of this machine.
 type stack struct {
 	t     *testing.T

@@ -51,7 +51,7 @@ func TestStack_IsSeenByPrometheus(t *testing.T) {
 	if len(pending) < 60 {
 		t.Fatalf("only %d queries read from the dashboard", len(pending))
 	}
-	testbed.Eventually(t, 25*time.Second, "every query of the dashboard has data", func() error {
+	testbed.Eventually(t, 45*time.Second, "every query of the dashboard has data", func() error {
 		var left []query
 		for _, q := range pending {
 			found, err := ask(prometheus, q.expr)
@@ -252,39 +252,37 @@ func (s *stack) checkAlerts(prometheus string) {
 			s.t.Errorf("%s: %s", r.Alert, err)
 		}
 	}
-	var data struct {
-		Groups []struct {
-			Rules []struct{ Name, State, Health, LastError string }
+	// A machine that is held up for seconds may let others stir for a moment.
+	testbed.Eventually(s.t, 20*time.Second, "the alert of the broken application stirs, and no other", func() error {
+		var data struct {
+			Groups []struct {
+				Rules []struct{ Name, State, Health, LastError string }
+			}
 		}
-	}
-	testbed.Eventually(s.t, 10*time.Second, "prometheus sees that an application is down", func() error {
-		data.Groups = nil
 		if err := api(prometheus, "rules", &data); err != nil {
 			return err
 		}
-		n := 0
-		down := false
+		n, down := 0, false
+		var others []string
 		for _, g := range data.Groups {
 			for _, r := range g.Rules {
 				n++
-				if r.Health != "ok" {
+				switch {
+				case r.Health != "ok":
 					return fmt.Errorf("%s is %s: %s", r.Name, r.Health, r.LastError)
+				case r.State == "inactive":
+				case slices.Contains(mayStir, r.Name):
+					down = down || r.Name == "DifylbApplicationDown"
+				default:
+					others = append(others, r.Name+" is "+r.State)
 				}
-				down = down || r.Name == "DifylbApplicationDown" && r.State != "inactive"
 			}
 		}
-		if n != len(rules) || !down {
-			return fmt.Errorf("%d rules of %d, down %v", n, len(rules), down)
+		if n != len(rules) || !down || len(others) > 0 {
+			return fmt.Errorf("%d rules of %d; DifylbApplicationDown: %v; others: %q", n, len(rules), down, others)
 		}
 		return nil
 	})
-	for _, g := range data.Groups {
-		for _, r := range g.Rules {
-			if r.State != "inactive" && !slices.Contains(mayStir, r.Name) {
-				s.t.Errorf("%s is %s in a healthy cluster", r.Name, r.State)
-			}
-		}
-	}
 }
 
 func TestStack_StartsAndMakesOneToken(t *testing.T) {

@@ -90,8 +90,10 @@ func TestUnits_SystemdIsContent(t *testing.T) {
 		testbed.WriteFile(t, file, []byte(text))
 		files = append(files, file)
 	}
-	if out := run(t, dir, analyze, append([]string{"verify", "--man=no"}, files...)...); strings.TrimSpace(out) != "" {
-		t.Errorf("systemd-analyze verify: %s", out)
+	for line := range strings.Lines(run(t, dir, analyze, append([]string{"verify", "--man=no"}, files...)...)) {
+		if strings.Contains(line, dir) { // it may have something to say of this machine's own units
+			t.Errorf("systemd-analyze verify: %s", line)
+		}
 	}
 	for _, file := range files {
 		run(t, dir, analyze, "security", "--offline=yes", "--threshold=20", file) // 2.0 of 10 is the most
