@@ -62,10 +62,10 @@ type instanceDescs struct {
 }
 
 type processDescs struct {
-	revision, lag, applied, applySeconds, applies, refusals, faults, checksum *prometheus.Desc
-	apps, instances, deserted                                                 *prometheus.Desc
-	connections, draining, failOpen, failovers, ejections, limited            *prometheus.Desc
-	dropped, admins                                                           *prometheus.Desc
+	revision, lag, applied, applySeconds, applies, refusals, faults, checksum      *prometheus.Desc
+	apps, instances, deserted                                                      *prometheus.Desc
+	connections, connectionsMax, draining, failOpen, failovers, ejections, limited *prometheus.Desc
+	dropped, admins                                                                *prometheus.Desc
 }
 
 func newCollector(p *Plane, limit int) *collector {
@@ -100,25 +100,26 @@ func newCollector(p *Plane, limit int) *collector {
 			streamTime: d("instance_stream_duration_seconds", "Duration of event streams that have ended.", "app", "dify_instance"),
 		},
 		processDescs: processDescs{
-			revision:     d("config_revision", "Revision of the configuration in force."),
-			lag:          d("config_lag_seconds", "For how long the configuration could not be brought up to date; 0 while etcd is watched."),
-			applied:      d("config_applied_timestamp_seconds", "When the configuration in force was applied."),
-			applySeconds: d("config_apply_seconds", "What the last application took."),
-			applies:      d("config_applies_total", "Configurations applied."),
-			refusals:     d("config_refusals_total", "Configurations refused; the last good one stayed."),
-			faults:       d("config_faulty_keys", "Keys of the store that can't be read."),
-			checksum:     d("ring_checksum", "Digest of all rings, the upper 32 bits: equal on all proxies that place users alike."),
-			apps:         d("config_applications", "Applications of the configuration in force."),
-			instances:    d("config_instances", "Instances of the configuration in force."),
-			deserted:     d("config_applications_without_instance", "Applications of which no instance takes new requests, those that have none left out."),
-			connections:  d("client_connections", "Client connections open now."),
-			draining:     d("draining", "1 while this proxy is shutting down."),
-			failOpen:     d("fail_open_total", "Requests sent to an instance that was not usable because none was."),
-			failovers:    d("failovers_total", "Requests whose user's own instance was not usable, sent to the next on the ring."),
-			ejections:    d("ejections_total", "Times that live traffic ejected an instance."),
-			limited:      d("limited_requests_total", "Requests refused, by the rate limit that refused them.", "limit"),
-			dropped:      d("access_log_dropped_total", "Access log lines lost to a slow disk."),
-			admins:       d("admins_connected", "lb-admins that answered within the last 3 seconds."),
+			revision:       d("config_revision", "Revision of the configuration in force."),
+			lag:            d("config_lag_seconds", "For how long the configuration could not be brought up to date; 0 while etcd is watched."),
+			applied:        d("config_applied_timestamp_seconds", "When the configuration in force was applied."),
+			applySeconds:   d("config_apply_seconds", "What the last application took."),
+			applies:        d("config_applies_total", "Configurations applied."),
+			refusals:       d("config_refusals_total", "Configurations refused; the last good one stayed."),
+			faults:         d("config_faulty_keys", "Keys of the store that can't be read."),
+			checksum:       d("ring_checksum", "Digest of all rings, the upper 32 bits: equal on all proxies that place users alike."),
+			apps:           d("config_applications", "Applications of the configuration in force."),
+			instances:      d("config_instances", "Instances of the configuration in force."),
+			deserted:       d("config_applications_without_instance", "Applications of which no instance takes new requests, those that have none left out."),
+			connections:    d("client_connections", "Client connections open now."),
+			connectionsMax: d("client_connections_max", "Client connections that may be open at once; further ones wait."),
+			draining:       d("draining", "1 while this proxy is shutting down."),
+			failOpen:       d("fail_open_total", "Requests sent to an instance that was not usable because none was."),
+			failovers:      d("failovers_total", "Requests whose user's own instance was not usable, sent to the next on the ring."),
+			ejections:      d("ejections_total", "Times that live traffic ejected an instance."),
+			limited:        d("limited_requests_total", "Requests refused, by the rate limit that refused them.", "limit"),
+			dropped:        d("access_log_dropped_total", "Access log lines lost to a slow disk."),
+			admins:         d("admins_connected", "lb-admins that answered within the last 3 seconds."),
 		},
 	}
 }
@@ -272,6 +273,7 @@ func (c *collector) collectProcess(out emitter, d declaredFacts) {
 	out.gauge(c.instances, float64(d.instances))
 	out.gauge(c.deserted, float64(d.deserted))
 	out.gauge(c.connections, float64(c.p.proxy.Connections()))
+	out.gauge(c.connectionsMax, float64(c.p.opts.MaxConnections))
 	out.gauge(c.draining, float64(btoi(c.p.proxy.Draining())))
 	out.counter(c.failOpen, c.p.proxy.FailOpen())
 	n := c.p.proxy.Counts()
