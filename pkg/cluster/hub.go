@@ -43,6 +43,8 @@ type Hub struct {
 	log  zerolog.Logger
 	now  func() time.Time
 
+	lessor lessor
+
 	mu              sync.Mutex // guards all below
 	snapshot        *lb.Snapshot
 	configSince     time.Time // when snapshot.ConfigRevision was first seen

@@ -79,9 +79,12 @@ type Link struct {
 	primary    *peer  // whose document is shown; nil: nobody's
 	primaryN   uint64 // id of the subscription with it; grows with every change of primary
 	doc        document
+	demand     *pb.ProxyMessage // newest LimitDemand; nil: none yet
+	leases     Leases
 	docAt      time.Time     // when the primary last said anything, its whole document having come
 	times      times         // immutable after NewLink
 	peersDue   chan struct{} // size 1: the set of lb-admins may have changed
+	leasesDue  chan struct{} // size 1: leases has changed
 }
 
 // peerKey names an lb-admin to link with.
@@ -104,8 +107,8 @@ func NewLink(opts LinkOptions) *Link {
 		opts: opts, log: opts.Log.With().Str("component", "cluster").Logger(), now: opts.Now,
 		peers:    make(map[peerKey]*peer),
 		doc:      document{apps: make(map[string]*shownApp)},
-		peersDue: make(chan struct{}, 1),
-		times:    times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
+		peersDue: make(chan struct{}, 1), leasesDue: make(chan struct{}, 1),
+		times: times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
 	}
 }
 
@@ -404,6 +407,8 @@ func (p *peer) take(m *pb.AdminMessage) {
 		if l.primary == p && k.Status.GetSubscription() == l.primaryN {
 			l.doc.take(k.Status, l.opts.Registry)
 		}
+	case *pb.AdminMessage_LimitShares:
+		l.takeShares(k.LimitShares, now)
 	}
 	if l.primary == p && l.doc.whole {
 		l.docAt = now
@@ -510,6 +515,9 @@ func (p *peer) messages(sent *reported) iter.Seq[*pb.ProxyMessage] {
 		if subscribe != nil && !yield(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Subscribe{Subscribe: subscribe}}) {
 			return
 		}
+		if demand := p.link.currentDemand(); demand != nil && !yield(demand) {
+			return
+		}
 		r.Full, sent.started = !sent.started, true
 		series, generation := p.link.opts.Registry.Collect(sent.generation)
 		sent.generation = generation
@@ -565,6 +573,12 @@ func (p *peer) begin(sent *reported) (*pb.Subscribe, *pb.Report) {
 		r.Ejections, sent.ejectionsN = ejectionsToWire(l.ejections), l.ejectionsN
 	}
 	return subscribe, r
+}
+
+func (l *Link) currentDemand() *pb.ProxyMessage {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.demand
 }
 
 // end notes the seq of a report's last part.

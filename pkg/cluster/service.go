@@ -90,6 +90,8 @@ func (h *Hub) Link(stream grpc.BidiStreamingServer[pb.ProxyMessage, pb.AdminMess
 	}
 	s := &session{hub: h, boot: h.open(hello), notify: make(chan struct{}, 1)}
 	defer h.closeSession(s)
+	h.lessor.open(s)
+	defer h.lessor.close(s)
 	h.checks.join(s)
 	defer h.checks.leave(s)
 
@@ -128,8 +130,10 @@ type session struct {
 	ack    uint64
 	acked  uint64
 	resync bool
-	wants  bool   // the status document
-	wanted uint64 // id of the newest subscription
+	shares *pb.AdminMessage // to be sent; nil: none
+	accept *pb.AdminMessage // to be sent; nil: none
+	wants  bool             // the status document
+	wanted uint64           // id of the newest subscription
 }
 
 func (h *Hub) open(hello *pb.Hello) *boot {
@@ -164,6 +168,8 @@ func (s *session) receive(m *pb.ProxyMessage) {
 		s.hub.checks.answered(s, k.Checked, s.hub.now())
 	case *pb.ProxyMessage_Subscribe:
 		s.set(func() { s.wants, s.wanted = k.Subscribe.GetStatus(), k.Subscribe.GetId() })
+	case *pb.ProxyMessage_LimitDemand:
+		s.hub.lessor.demand(s.boot, k.LimitDemand, s.hub.now())
 	}
 	// Other kinds are of a newer version.
 }
@@ -288,6 +294,12 @@ func (s *session) pending() (messages []*pb.AdminMessage, wants bool, id uint64)
 	if s.resync {
 		s.resync = false
 		messages = append(messages, &pb.AdminMessage{Kind: &pb.AdminMessage_Resync{Resync: &pb.Resync{}}})
+	}
+	for _, m := range []**pb.AdminMessage{&s.accept, &s.shares} {
+		if *m != nil {
+			messages = append(messages, *m)
+			*m = nil
+		}
 	}
 	return messages, s.wants, s.wanted
 }

@@ -103,6 +103,7 @@ func (e *elected) lead(ctx context.Context, fence store.Fence) error {
 	work := []func(context.Context) error{
 		e.prober.Run,
 		func(ctx context.Context) error { return e.hub.Lead(ctx, counterWriter{e.store, fence}) },
+		func(ctx context.Context) error { return e.hub.LeaseLimits(ctx, fence.Term()) },
 		func(ctx context.Context) error { return e.writeVerdicts(ctx, fence) },
 	}
 	ended := make(chan error, len(work)) // one each

@@ -34,6 +34,7 @@ const (
 type applier struct {
 	store *store.Store
 	proxy *proxy.Proxy
+	node  string // id of this proxy
 	link  *cluster.Link
 	disk  *lastGood
 	log   zerolog.Logger
@@ -64,8 +65,8 @@ type applyFacts struct {
 	Faults                   int // keys of the store that can't be read
 }
 
-func newApplier(st *store.Store, p *proxy.Proxy, link *cluster.Link, disk *lastGood, log zerolog.Logger) *applier {
-	a := &applier{store: st, proxy: p, link: link, disk: disk, log: log, first: make(chan struct{}), dirty: make(chan struct{}, 1)}
+func newApplier(node string, st *store.Store, p *proxy.Proxy, link *cluster.Link, disk *lastGood, log zerolog.Logger) *applier {
+	a := &applier{node: node, store: st, proxy: p, link: link, disk: disk, log: log, first: make(chan struct{}), dirty: make(chan struct{}, 1)}
 	a.facts.Store(&applyFacts{})
 	return a
 }
@@ -219,6 +220,27 @@ func (a *applier) refuse(snap *lb.Snapshot, why string) {
 	a.facts.Store(&f)
 }
 
+// placeIn returns where this proxy stands among the registered ones, and how
+// many these are. One that is not registered yet comes last.
+func (a *applier) placeIn(snap *lb.Snapshot) (rank, proxies int) {
+	known := false
+	for _, n := range snap.Nodes { // sorted by id
+		if n.Role != lb.RoleProxy {
+			continue
+		}
+		if n.ID == a.node {
+			known = true
+		} else if !known {
+			rank++
+		}
+		proxies++
+	}
+	if !known {
+		proxies++
+	}
+	return rank, proxies
+}
+
 // putInForce compiles a snapshot and swaps it in.
 func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) error {
 	prev := a.proxy.Table()
@@ -226,13 +248,8 @@ func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) 
 	if err != nil {
 		return err
 	}
-	proxies := 0
-	for _, n := range snap.Nodes {
-		if n.Role == lb.RoleProxy {
-			proxies++
-		}
-	}
-	a.proxy.SetProxies(proxies)
+	a.proxy.SetPlace(a.placeIn(snap))
+	a.proxy.SetLimitSecret(snap.ClusterKey)
 	a.proxy.SetHealth(snap.Health)
 	a.proxy.SetTable(table)
 	old := a.held.Swap(snap)

@@ -121,7 +121,7 @@ func New(opts Options) (_ *Plane, err error) {
 		Limits: proxy.Limits{MaxConnections: opts.MaxConnections},
 	})
 	p.server = proxy.NewServer(p.proxy)
-	p.apply = newApplier(p.store, p.proxy, p.link, newLastGood(opts.DataDir), p.log)
+	p.apply = newApplier(p.node.ID, p.store, p.proxy, p.link, newLastGood(opts.DataDir), p.log)
 	return p, nil
 }
 
@@ -231,6 +231,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("gc", func(ctx context.Context) error { return daemon.TuneGC(ctx, gcFloor) })
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
 	run("ejections", p.reportEjections)
+	run("shares", p.shareLimits)
 	if p.accessLog != nil {
 		run("access log", p.accessLog.Run)
 	}

@@ -402,6 +402,7 @@ func (l *Lessor) divideSlots(d *division, whole int, now time.Time) (over bool) 
 	room := whole - reserved
 	done := calm
 	for i, p := range known {
+		targets[i] = min(targets[i], whole)
 		if used := p.used(); targets[i] > used {
 			more := min(targets[i]-used, max(0, room))
 			room -= more

@@ -22,6 +22,10 @@ type Fence struct {
 	lost context.CancelCauseFunc
 }
 
+// Term tells one time in office from another: it grows with every election of
+// one store.
+func (f Fence) Term() uint64 { return uint64(max(0, f.rev)) }
+
 var errDeposed = lb.Errorf(lb.ErrConflict, "this node no longer leads")
 
 func (f Fence) cond() clientv3.Cmp {

@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	// Edges: one protocol each.
 	"pkg/proxy":             {"pkg/dify", "pkg/h1", "pkg/health", "pkg/limit", "pkg/ring", "pkg/route", "pkg/stats", "pkg/userid"},
 	"pkg/admin":             {"pkg/cluster", "pkg/document", "pkg/route", "pkg/sketch", "pkg/store"},
-	"pkg/cluster":           {"pkg/sketch", "pkg/stats", "proto"},
+	"pkg/cluster":           {"pkg/limit", "pkg/sketch", "pkg/stats", "proto"},
 	"pkg/store":             {"pkg/document", "pkg/store/etcdlog"},
 	"pkg/store/embedded":    {"pkg/store/etcdlog"},
 	"pkg/store/etcdlog":     {},
