@@ -229,6 +229,14 @@ type playedHub struct {
 	mu    sync.Mutex // guards what follows
 	nodes []cluster.NodeStatus
 	open  int64
+
+	checks []cluster.NodeCheck
+}
+
+func (h *playedHub) Check(context.Context, string) []cluster.NodeCheck {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.checks
 }
 
 func (h *playedHub) set(open int64, nodes ...cluster.NodeStatus) {

@@ -139,6 +139,7 @@ Exit codes: 0 done, 1 the server refused or failed, 2 wrong usage, 3 not reachab
 		c.topCommand(),
 		c.nodeCommand(),
 		c.explainCommand(),
+		c.doctorCommand(),
 		c.eventsCommand(),
 		c.historyCommand(),
 		c.rollbackCommand(),

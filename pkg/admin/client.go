@@ -379,6 +379,16 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return object[Status](ctx, c, http.MethodGet, "/status", nil)
 }
 
+// Check has every proxy connect to each instance, or to those of one application
+// (empty: all), and looks at etcd and the clocks. It takes up to 12 s.
+func (c *Client) Check(ctx context.Context, app string) (*Check, error) {
+	q := make(url.Values)
+	if app != "" {
+		q.Set("app", app)
+	}
+	return object[Check](ctx, c, http.MethodPost, withQuery("/check", q), nil)
+}
+
 // Health asks whether the server lives.
 func (c *Client) Health(ctx context.Context) (*Health, error) {
 	return object[Health](ctx, c, http.MethodGet, "/health", nil)

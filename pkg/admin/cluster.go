@@ -15,6 +15,7 @@ type Hub interface {
 	Status() *cluster.Status
 	Nodes() []cluster.NodeStatus
 	WaitReceipts(ctx context.Context, configRevision int64) ([]cluster.Lagging, error)
+	Check(ctx context.Context, app string) []cluster.NodeCheck
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request, q *query) error {

@@ -73,6 +73,7 @@ func init() {
 		{method: "GET", path: "/export", role: RoleViewer, summary: "Read the whole document; with secrets for the role admin", query: []param{{"secrets", "boolean", "with tokens; needs the role admin"}, {"format", "string", "json or yaml; default by Accept, else json"}}, answer: documentBody{}, handle: (*Server).export},
 		{method: "GET", path: "/explain", role: RoleViewer, summary: "Say where a user goes, and why", query: explains, answer: Explanation{}, handle: (*Server).explain},
 		{method: "GET", path: "/nodes", role: RoleViewer, summary: "List live nodes with the configuration that each has in force", query: paging, answer: List[Node]{}, handle: (*Server).listNodes},
+		{method: "POST", path: "/check", role: RoleOperator, summary: "Have every proxy connect to each instance, and look at etcd and the clocks", query: []param{{"app", "string", "only this application's instances"}}, answer: Check{}, handle: (*Server).check},
 		{method: "GET", path: "/events", role: RoleViewer, summary: "Follow configuration, health and node changes", answerKind: "text/event-stream", handle: (*Server).events},
 		{method: "GET", path: "/history", role: RoleViewer, summary: "List changes, the newest first", query: []param{{"limit", "integer", "at most so many; default 50"}, {"before", "integer", "only entries of a lower revision"}}, answer: List[HistoryEntry]{}, handle: (*Server).history},
 		{method: "GET", path: "/history/{revision}", role: RoleViewer, summary: "Read one change", answer: HistoryEntry{}, handle: (*Server).historyAt},

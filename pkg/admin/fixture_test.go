@@ -218,6 +218,14 @@ type fakeHub struct {
 	mu    sync.Mutex // guards all below
 	nodes []cluster.NodeStatus
 	open  int64
+
+	checks []cluster.NodeCheck
+}
+
+func (h *fakeHub) Check(context.Context, string) []cluster.NodeCheck {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.checks
 }
 
 func (h *fakeHub) set(open int64, nodes ...cluster.NodeStatus) {

@@ -72,6 +72,7 @@ type Server struct {
 	router         chi.Router
 
 	penalties   penalties
+	checking    chan struct{} // size 1: held while /check runs
 	wrongTokens atomic.Uint64
 	wroteToken  atomic.Bool // TokenFile is this process's, not of an earlier one
 }
@@ -82,7 +83,7 @@ func New(o Options) *Server {
 		store: o.Store, hub: o.Hub, log: o.Log.With().Str("component", "admin").Logger(),
 		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, checks: o.Checks,
 		metrics: o.Metrics, dashboard: o.Dashboard, trustedProxies: o.TrustedProxies,
-		heartbeat: o.Heartbeat, closing: o.Closing,
+		heartbeat: o.Heartbeat, closing: o.Closing, checking: make(chan struct{}, 1),
 	}
 	if s.heartbeat <= 0 {
 		s.heartbeat = 15 * time.Second

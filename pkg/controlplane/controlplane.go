@@ -174,7 +174,7 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	metrics := p.metrics(st, hub) // reads all of these
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
-		Table: p.table.Load, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
+		Table: p.table.Load, Recent: hub.Recent, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
 		Metrics:   promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}),
 		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 		Dashboard: dashboard.Handler(),

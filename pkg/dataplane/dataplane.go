@@ -106,7 +106,7 @@ func New(opts Options) (_ *Plane, err error) {
 		Address: daemon.Advertised(p.listeners[0].Addr()), Started: time.Now().UTC().Truncate(time.Second),
 	}
 	p.registry = stats.NewRegistry(0)
-	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS})
+	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS, Check: p.check})
 	p.proxy = proxy.New(proxy.Options{
 		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog,
 		Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,

@@ -1,0 +1,85 @@
+package dataplane
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/lb"
+	"difylb/pkg/route"
+)
+
+const (
+	// checksAtOnce bounds the connections that a check opens at a time.
+	checksAtOnce = 64
+	// checkPatience is how long one connection may take.
+	checkPatience = 3 * time.Second
+)
+
+// check tries to connect to every instance of the configuration in force that
+// is not disabled, or to those of one application, as a request would: name,
+// address and TLS. Nothing is asked; whether the instance is well is the
+// prober's to say.
+func (p *Plane) check(ctx context.Context, app string) []cluster.Reach {
+	table := p.proxy.Table()
+	if table == nil {
+		return nil
+	}
+	return reach(ctx, table, app)
+}
+
+func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach {
+	var out []cluster.Reach
+	var secure []bool
+	for _, a := range table.Apps() {
+		if app != "" && a.Decl.Name != app {
+			continue
+		}
+		for i := range a.Instances {
+			in := &a.Instances[i]
+			if in.Decl.State != lb.Disabled {
+				out = append(out, cluster.Reach{App: a.Decl.Name, Instance: in.Decl.Name, Address: in.Address})
+				secure = append(secure, in.TLS)
+			}
+		}
+	}
+	slots := make(chan struct{}, checksAtOnce)
+	var wg sync.WaitGroup
+	for i := range out {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			began := time.Now()
+			if err := connect(ctx, out[i].Address, secure[i]); err != nil {
+				out[i].Error = err.Error()
+			}
+			out[i].MS = float64(time.Since(began).Microseconds()) / 1000
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func connect(ctx context.Context, address string, secure bool) error {
+	ctx, cancel := context.WithTimeout(ctx, checkPatience)
+	defer cancel()
+	d := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		return lb.CheckDialAddress(address)
+	}}
+	var conn net.Conn
+	var err error
+	if secure {
+		host, _, _ := net.SplitHostPort(address)
+		conn, err = (&tls.Dialer{NetDialer: d, Config: &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}}).DialContext(ctx, "tcp", address)
+	} else {
+		conn, err = d.DialContext(ctx, "tcp", address)
+	}
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
