@@ -69,7 +69,7 @@ func (s *Server) createAccess(w http.ResponseWriter, r *http.Request, q *query) 
 	}
 	token := lb.NewSecret(accessPrefix)
 	t := newAccess(body.Name, body.Role, token)
-	if err := s.store.PutAccess(r.Context(), t); err != nil {
+	if err := s.store.ChangeAccess(r.Context(), audit(r, "access.create", body.Name), t, false); err != nil {
 		return err
 	}
 	s.noteAccess(r, "access token made", t)
@@ -104,7 +104,7 @@ func (s *Server) deleteAccess(w http.ResponseWriter, r *http.Request, q *query) 
 	if AccessRole(found.Role) == RoleAdmin && admins == 1 {
 		return fail(http.StatusConflict, "exists", "access token %q is the last with the role admin; make another one first", found.Name)
 	}
-	if err := s.store.DeleteAccess(r.Context(), found.SHA256); err != nil {
+	if err := s.store.ChangeAccess(r.Context(), audit(r, "access.delete", found.Name), *found, true); err != nil {
 		return err
 	}
 	s.noteAccess(r, "access token revoked", *found)
@@ -112,8 +112,8 @@ func (s *Server) deleteAccess(w http.ResponseWriter, r *http.Request, q *query) 
 	return nil
 }
 
-// noteAccess puts who may do what into the log: the history of the store is
-// that of the configuration, which access tokens are no part of.
+// noteAccess puts who may do what into the log, too: it is kept longer than the
+// history, and elsewhere.
 func (s *Server) noteAccess(r *http.Request, what string, t store.AccessToken) {
 	c := callerOf(r)
 	s.log.Info().Str("who", c.name).Str("from", c.address()).Str("name", t.Name).Str("id", t.SHA256.ID()).

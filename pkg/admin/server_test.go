@@ -966,7 +966,7 @@ func TestRoles_Matrix(t *testing.T) {
 			t.Errorf("GET %s needs %q", e.path, e.role)
 		case e.method != "GET":
 			want := RoleAdmin
-			if slices.ContainsFunc([]string{"/drain", "/activate", "/disable"}, func(s string) bool { return strings.HasSuffix(e.path, s) }) {
+			if slices.ContainsFunc([]string{"/drain", "/activate", "/disable", "/check"}, func(s string) bool { return strings.HasSuffix(e.path, s) }) {
 				want = RoleOperator
 			}
 			if e.role != want {

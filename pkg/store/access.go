@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -115,6 +116,69 @@ func (s *Store) DeleteAccess(ctx context.Context, h lb.TokenHash) error {
 		return lb.Errorf(lb.ErrNotFound, "there is no admin token %s", h.ID())
 	}
 	return s.accessOp(ctx, "delete", h, clientv3.OpDelete(s.prefix+accessKey(h)))
+}
+
+// ChangeAccess stores an admin token or, with remove, takes it away, and puts
+// that into the history: both or neither. It counts as a change of the
+// configuration, which stays the same. It needs Run. Error kinds: lb.ErrInvalid,
+// lb.ErrExists for a name that another token has, lb.ErrNotFound for one to
+// remove that is not there, lb.ErrConflict, lb.ErrUnavailable.
+func (s *Store) ChangeAccess(ctx context.Context, audit lb.Audit, t AccessToken, remove bool) error {
+	if err := t.Role.check(); err != nil {
+		return err
+	}
+	if t.SHA256 == (lb.TokenHash{}) || t.Name == "" {
+		return lb.Errorf(lb.ErrInvalid, "an admin token needs a name and a hash")
+	}
+	if t.Created.IsZero() {
+		t.Created = s.now().UTC()
+	}
+	key := accessKey(t.SHA256)
+	for range maxConflicts {
+		b, err := s.base(ctx)
+		if err != nil {
+			return err
+		}
+		old, err := s.get(ctx, key)
+		if err != nil {
+			return err
+		}
+		r := record{Key: key}
+		var mod int64
+		if len(old.Kvs) > 0 {
+			mod, r.Before = old.Kvs[0].ModRevision, old.Kvs[0].Value
+		}
+		if remove && mod == 0 {
+			return lb.Errorf(lb.ErrNotFound, "there is no admin token %s", t.SHA256.ID())
+		}
+		if !remove {
+			for _, other := range s.AccessTokens() {
+				if other.Name == t.Name && other.SHA256 != t.SHA256 {
+					return lb.Errorf(lb.ErrExists, "access token %q exists already", t.Name)
+				}
+			}
+			r.After = mustMarshal(accessWire{Name: t.Name, Role: t.Role, Hint: t.Hint, Created: t.Created})
+		}
+		e := s.newEntry(audit, b)
+		e.Records, e.Count = []record{r}, 1
+		conds := []clientv3.Cmp{
+			clientv3.Compare(clientv3.CreateRevision(s.prefix+keyPending), "=", 0),
+			clientv3.Compare(clientv3.ModRevision(s.prefix+key), "=", mod),
+		}
+		rev, err := s.commitEntry(ctx, e, b, conds, []clientv3.Op{s.write(&r, 0)})
+		if err == nil {
+			s.catchUp(ctx, rev)
+			return nil
+		}
+		var beaten *conflict
+		if !errors.As(err, &beaten) {
+			return s.client.unanswered("change admin token", err)
+		}
+		if err := s.waitFor(ctx, beaten.revision); err != nil {
+			return err
+		}
+	}
+	return lb.Errorf(lb.ErrConflict, "others kept changing the configuration; try again")
 }
 
 func (s *Store) accessOp(ctx context.Context, verb string, h lb.TokenHash, op clientv3.Op) error {

@@ -129,7 +129,7 @@ func (r *record) before() []byte {
 // quiet records carry no change for people or history: a touched application,
 // a verdict that goes with its instance.
 func (r *record) quiet() bool {
-	return !declares(r.Key) || bytes.Equal(withoutRevision(r.Before), withoutRevision(r.After))
+	return !declares(r.Key) && !strings.HasPrefix(r.Key, dirAccess) || bytes.Equal(withoutRevision(r.Before), withoutRevision(r.After))
 }
 
 // plan is a draft turned into keys.
@@ -399,6 +399,12 @@ func describe(r *record) Change {
 	case strings.HasPrefix(r.Key, dirInstances):
 		c.Kind = "instance"
 		c.App, c.Name, _ = strings.Cut(strings.TrimPrefix(r.Key, dirInstances), "/")
+	case strings.HasPrefix(r.Key, dirAccess):
+		c.Kind = "access"
+		h, _ := lb.ParseTokenHash(strings.TrimPrefix(r.Key, dirAccess))
+		c.Name = h.ID()
+		c.Before, c.After = redactedAccess(h, r.before()), redactedAccess(h, r.After)
+		return c
 	case strings.HasPrefix(r.Key, dirTokens):
 		c.Kind = "token"
 		if h, err := lb.ParseTokenHash(strings.TrimPrefix(r.Key, dirTokens)); err == nil {
@@ -408,6 +414,19 @@ func describe(r *record) Change {
 	c.Before = c.redacted(r.Key, r.before())
 	c.After = c.redacted(r.Key, r.After)
 	return c
+}
+
+// redactedAccess is a stored access token as people may see it. Its hash, which
+// is its key, is not part of it.
+func redactedAccess(h lb.TokenHash, raw []byte) json.RawMessage {
+	if raw == nil {
+		return nil
+	}
+	t, err := decodeAccess(h, raw)
+	if err != nil {
+		return nil
+	}
+	return mustMarshal(map[string]any{"id": h.ID(), "name": t.Name, "role": t.Role, "token_hint": t.Hint, "created": t.Created})
 }
 
 // redacted is a stored value as people may see it, nil when it can't be read.

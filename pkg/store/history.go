@@ -223,6 +223,9 @@ func (s *Store) undo(ctx context.Context, b base, raws map[string][]byte, revisi
 		}
 		for i := range e.Records {
 			r := &e.Records[i]
+			if !declares(r.Key) {
+				continue // who may change it is no part of a configuration
+			}
 			if before := r.before(); before != nil {
 				raws[r.Key] = before
 			} else {
