@@ -1851,7 +1851,8 @@ type StatusUpdate struct {
 	Subscription uint64                 `protobuf:"varint,11,opt,name=subscription,proto3" json:"subscription,omitempty"` // Subscribe.id
 	// The labels that changed, also in a whole document: a label is there as
 	// long as its application is. Its application comes before it.
-	Labels        []*LabelStatus `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty"`
+	Labels        []*LabelStatus  `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty"`
+	Refusing      []*RefusingNode `protobuf:"bytes,13,rep,name=refusing,proto3" json:"refusing,omitempty"` // all of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1970,6 +1971,90 @@ func (x *StatusUpdate) GetLabels() []*LabelStatus {
 	return nil
 }
 
+func (x *StatusUpdate) GetRefusing() []*RefusingNode {
+	if x != nil {
+		return x.Refusing
+	}
+	return nil
+}
+
+// RefusingNode is a proxy that keeps an older configuration in force.
+type RefusingNode struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Node            string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Revision        int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	RefusedRevision int64                  `protobuf:"varint,3,opt,name=refused_revision,json=refusedRevision,proto3" json:"refused_revision,omitempty"`
+	HeldBack        bool                   `protobuf:"varint,4,opt,name=held_back,json=heldBack,proto3" json:"held_back,omitempty"`
+	Reason          string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RefusingNode) Reset() {
+	*x = RefusingNode{}
+	mi := &file_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusingNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusingNode) ProtoMessage() {}
+
+func (x *RefusingNode) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusingNode.ProtoReflect.Descriptor instead.
+func (*RefusingNode) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RefusingNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RefusingNode) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RefusingNode) GetRefusedRevision() int64 {
+	if x != nil {
+		return x.RefusedRevision
+	}
+	return 0
+}
+
+func (x *RefusingNode) GetHeldBack() bool {
+	if x != nil {
+		return x.HeldBack
+	}
+	return false
+}
+
+func (x *RefusingNode) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ApplicationStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1984,7 +2069,7 @@ type ApplicationStatus struct {
 
 func (x *ApplicationStatus) Reset() {
 	*x = ApplicationStatus{}
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2081,7 @@ func (x *ApplicationStatus) String() string {
 func (*ApplicationStatus) ProtoMessage() {}
 
 func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2094,7 @@ func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationStatus.ProtoReflect.Descriptor instead.
 func (*ApplicationStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApplicationStatus) GetName() string {
@@ -2066,7 +2151,7 @@ type LabelStatus struct {
 
 func (x *LabelStatus) Reset() {
 	*x = LabelStatus{}
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2163,7 @@ func (x *LabelStatus) String() string {
 func (*LabelStatus) ProtoMessage() {}
 
 func (x *LabelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2176,7 @@ func (x *LabelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelStatus.ProtoReflect.Descriptor instead.
 func (*LabelStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LabelStatus) GetApp() string {
@@ -2145,7 +2230,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_cluster_proto_msgTypes[27]
+	mi := &file_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2242,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[27]
+	mi := &file_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2255,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InstanceStatus) GetName() string {
@@ -2292,7 +2377,7 @@ type CounterChunk struct {
 
 func (x *CounterChunk) Reset() {
 	*x = CounterChunk{}
-	mi := &file_cluster_proto_msgTypes[28]
+	mi := &file_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2389,7 @@ func (x *CounterChunk) String() string {
 func (*CounterChunk) ProtoMessage() {}
 
 func (x *CounterChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[28]
+	mi := &file_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2402,7 @@ func (x *CounterChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterChunk.ProtoReflect.Descriptor instead.
 func (*CounterChunk) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{28}
+	return file_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CounterChunk) GetNode() string {
@@ -2359,7 +2444,7 @@ type StoredBoot struct {
 
 func (x *StoredBoot) Reset() {
 	*x = StoredBoot{}
-	mi := &file_cluster_proto_msgTypes[29]
+	mi := &file_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2371,7 +2456,7 @@ func (x *StoredBoot) String() string {
 func (*StoredBoot) ProtoMessage() {}
 
 func (x *StoredBoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[29]
+	mi := &file_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2384,7 +2469,7 @@ func (x *StoredBoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBoot.ProtoReflect.Descriptor instead.
 func (*StoredBoot) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{29}
+	return file_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StoredBoot) GetBootId() string {
@@ -2423,7 +2508,7 @@ type StoredSeries struct {
 
 func (x *StoredSeries) Reset() {
 	*x = StoredSeries{}
-	mi := &file_cluster_proto_msgTypes[30]
+	mi := &file_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2520,7 @@ func (x *StoredSeries) String() string {
 func (*StoredSeries) ProtoMessage() {}
 
 func (x *StoredSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[30]
+	mi := &file_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2533,7 @@ func (x *StoredSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredSeries.ProtoReflect.Descriptor instead.
 func (*StoredSeries) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{30}
+	return file_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StoredSeries) GetApp() string {
@@ -2510,7 +2595,7 @@ type StoredTotals struct {
 
 func (x *StoredTotals) Reset() {
 	*x = StoredTotals{}
-	mi := &file_cluster_proto_msgTypes[31]
+	mi := &file_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2607,7 @@ func (x *StoredTotals) String() string {
 func (*StoredTotals) ProtoMessage() {}
 
 func (x *StoredTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[31]
+	mi := &file_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2620,7 @@ func (x *StoredTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredTotals.ProtoReflect.Descriptor instead.
 func (*StoredTotals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{31}
+	return file_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StoredTotals) GetBoot() uint32 {
@@ -2569,7 +2654,7 @@ type LimitDemand struct {
 
 func (x *LimitDemand) Reset() {
 	*x = LimitDemand{}
-	mi := &file_cluster_proto_msgTypes[32]
+	mi := &file_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2666,7 @@ func (x *LimitDemand) String() string {
 func (*LimitDemand) ProtoMessage() {}
 
 func (x *LimitDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[32]
+	mi := &file_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2679,7 @@ func (x *LimitDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitDemand.ProtoReflect.Descriptor instead.
 func (*LimitDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{32}
+	return file_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LimitDemand) GetTerm() uint64 {
@@ -2638,7 +2723,7 @@ type RateDemand struct {
 
 func (x *RateDemand) Reset() {
 	*x = RateDemand{}
-	mi := &file_cluster_proto_msgTypes[33]
+	mi := &file_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2735,7 @@ func (x *RateDemand) String() string {
 func (*RateDemand) ProtoMessage() {}
 
 func (x *RateDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[33]
+	mi := &file_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2748,7 @@ func (x *RateDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateDemand.ProtoReflect.Descriptor instead.
 func (*RateDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{33}
+	return file_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RateDemand) GetKind() LimitKind {
@@ -2717,7 +2802,7 @@ type SlotDemand struct {
 
 func (x *SlotDemand) Reset() {
 	*x = SlotDemand{}
-	mi := &file_cluster_proto_msgTypes[34]
+	mi := &file_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2814,7 @@ func (x *SlotDemand) String() string {
 func (*SlotDemand) ProtoMessage() {}
 
 func (x *SlotDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[34]
+	mi := &file_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2827,7 @@ func (x *SlotDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotDemand.ProtoReflect.Descriptor instead.
 func (*SlotDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{34}
+	return file_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SlotDemand) GetApp() string {
@@ -2809,7 +2894,7 @@ type LimitShares struct {
 
 func (x *LimitShares) Reset() {
 	*x = LimitShares{}
-	mi := &file_cluster_proto_msgTypes[35]
+	mi := &file_cluster_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2906,7 @@ func (x *LimitShares) String() string {
 func (*LimitShares) ProtoMessage() {}
 
 func (x *LimitShares) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[35]
+	mi := &file_cluster_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2919,7 @@ func (x *LimitShares) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitShares.ProtoReflect.Descriptor instead.
 func (*LimitShares) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{35}
+	return file_cluster_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LimitShares) GetTerm() uint64 {
@@ -2884,7 +2969,7 @@ type RateShare struct {
 
 func (x *RateShare) Reset() {
 	*x = RateShare{}
-	mi := &file_cluster_proto_msgTypes[36]
+	mi := &file_cluster_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2981,7 @@ func (x *RateShare) String() string {
 func (*RateShare) ProtoMessage() {}
 
 func (x *RateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[36]
+	mi := &file_cluster_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2994,7 @@ func (x *RateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateShare.ProtoReflect.Descriptor instead.
 func (*RateShare) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{36}
+	return file_cluster_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RateShare) GetKind() LimitKind {
@@ -2951,7 +3036,7 @@ type SlotShare struct {
 
 func (x *SlotShare) Reset() {
 	*x = SlotShare{}
-	mi := &file_cluster_proto_msgTypes[37]
+	mi := &file_cluster_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3048,7 @@ func (x *SlotShare) String() string {
 func (*SlotShare) ProtoMessage() {}
 
 func (x *SlotShare) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[37]
+	mi := &file_cluster_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3061,7 @@ func (x *SlotShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotShare.ProtoReflect.Descriptor instead.
 func (*SlotShare) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{37}
+	return file_cluster_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SlotShare) GetApp() string {
@@ -3130,7 +3215,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x06micros\x18\x05 \x01(\x03R\x06micros\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\b\n" +
-	"\x06Resync\"\x94\x03\n" +
+	"\x06Resync\"\xd1\x03\n" +
 	"\fStatusUpdate\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x1a\n" +
@@ -3144,7 +3229,14 @@ const file_cluster_proto_rawDesc = "" +
 	"\x05epoch\x18\n" +
 	" \x01(\tR\x05epoch\x12\"\n" +
 	"\fsubscription\x18\v \x01(\x04R\fsubscription\x126\n" +
-	"\x06labels\x18\f \x03(\v2\x1e.difylb.cluster.v1.LabelStatusR\x06labels\"\xef\x01\n" +
+	"\x06labels\x18\f \x03(\v2\x1e.difylb.cluster.v1.LabelStatusR\x06labels\x12;\n" +
+	"\brefusing\x18\r \x03(\v2\x1f.difylb.cluster.v1.RefusingNodeR\brefusing\"\x9e\x01\n" +
+	"\fRefusingNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12)\n" +
+	"\x10refused_revision\x18\x03 \x01(\x03R\x0frefusedRevision\x12\x1b\n" +
+	"\theld_back\x18\x04 \x01(\bR\bheldBack\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xef\x01\n" +
 	"\x11ApplicationStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0etotal_requests\x18\x02 \x01(\x04R\rtotalRequests\x12\x16\n" +
@@ -3255,7 +3347,7 @@ func file_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_cluster_proto_goTypes = []any{
 	(LimitKind)(0),            // 0: difylb.cluster.v1.LimitKind
 	(*ProxyMessage)(nil),      // 1: difylb.cluster.v1.ProxyMessage
@@ -3283,19 +3375,20 @@ var file_cluster_proto_goTypes = []any{
 	(*Ack)(nil),               // 23: difylb.cluster.v1.Ack
 	(*Resync)(nil),            // 24: difylb.cluster.v1.Resync
 	(*StatusUpdate)(nil),      // 25: difylb.cluster.v1.StatusUpdate
-	(*ApplicationStatus)(nil), // 26: difylb.cluster.v1.ApplicationStatus
-	(*LabelStatus)(nil),       // 27: difylb.cluster.v1.LabelStatus
-	(*InstanceStatus)(nil),    // 28: difylb.cluster.v1.InstanceStatus
-	(*CounterChunk)(nil),      // 29: difylb.cluster.v1.CounterChunk
-	(*StoredBoot)(nil),        // 30: difylb.cluster.v1.StoredBoot
-	(*StoredSeries)(nil),      // 31: difylb.cluster.v1.StoredSeries
-	(*StoredTotals)(nil),      // 32: difylb.cluster.v1.StoredTotals
-	(*LimitDemand)(nil),       // 33: difylb.cluster.v1.LimitDemand
-	(*RateDemand)(nil),        // 34: difylb.cluster.v1.RateDemand
-	(*SlotDemand)(nil),        // 35: difylb.cluster.v1.SlotDemand
-	(*LimitShares)(nil),       // 36: difylb.cluster.v1.LimitShares
-	(*RateShare)(nil),         // 37: difylb.cluster.v1.RateShare
-	(*SlotShare)(nil),         // 38: difylb.cluster.v1.SlotShare
+	(*RefusingNode)(nil),      // 26: difylb.cluster.v1.RefusingNode
+	(*ApplicationStatus)(nil), // 27: difylb.cluster.v1.ApplicationStatus
+	(*LabelStatus)(nil),       // 28: difylb.cluster.v1.LabelStatus
+	(*InstanceStatus)(nil),    // 29: difylb.cluster.v1.InstanceStatus
+	(*CounterChunk)(nil),      // 30: difylb.cluster.v1.CounterChunk
+	(*StoredBoot)(nil),        // 31: difylb.cluster.v1.StoredBoot
+	(*StoredSeries)(nil),      // 32: difylb.cluster.v1.StoredSeries
+	(*StoredTotals)(nil),      // 33: difylb.cluster.v1.StoredTotals
+	(*LimitDemand)(nil),       // 34: difylb.cluster.v1.LimitDemand
+	(*RateDemand)(nil),        // 35: difylb.cluster.v1.RateDemand
+	(*SlotDemand)(nil),        // 36: difylb.cluster.v1.SlotDemand
+	(*LimitShares)(nil),       // 37: difylb.cluster.v1.LimitShares
+	(*RateShare)(nil),         // 38: difylb.cluster.v1.RateShare
+	(*SlotShare)(nil),         // 39: difylb.cluster.v1.SlotShare
 }
 var file_cluster_proto_depIdxs = []int32{
 	3,  // 0: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
@@ -3303,14 +3396,14 @@ var file_cluster_proto_depIdxs = []int32{
 	5,  // 2: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
 	19, // 3: difylb.cluster.v1.ProxyMessage.recent_users:type_name -> difylb.cluster.v1.RecentUsers
 	21, // 4: difylb.cluster.v1.ProxyMessage.checked:type_name -> difylb.cluster.v1.Checked
-	33, // 5: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
+	34, // 5: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
 	23, // 6: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
 	25, // 7: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
 	24, // 8: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
 	4,  // 9: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
 	20, // 10: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
 	16, // 11: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
-	36, // 12: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
+	37, // 12: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
 	7,  // 13: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
 	15, // 14: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
 	17, // 15: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
@@ -3325,32 +3418,33 @@ var file_cluster_proto_depIdxs = []int32{
 	11, // 24: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
 	18, // 25: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
 	22, // 26: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
-	26, // 27: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
-	27, // 28: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
-	28, // 29: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
-	10, // 30: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
-	10, // 31: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
-	14, // 32: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
-	10, // 33: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
-	30, // 34: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
-	31, // 35: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
-	31, // 36: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
-	9,  // 37: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
-	32, // 38: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
-	9,  // 39: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
-	34, // 40: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
-	35, // 41: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
-	0,  // 42: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
-	37, // 43: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
-	38, // 44: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
-	0,  // 45: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
-	1,  // 46: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
-	2,  // 47: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
-	47, // [47:48] is the sub-list for method output_type
-	46, // [46:47] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	27, // 27: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
+	28, // 28: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
+	26, // 29: difylb.cluster.v1.StatusUpdate.refusing:type_name -> difylb.cluster.v1.RefusingNode
+	29, // 30: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
+	10, // 31: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
+	10, // 32: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
+	14, // 33: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
+	10, // 34: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
+	31, // 35: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
+	32, // 36: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
+	32, // 37: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
+	9,  // 38: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
+	33, // 39: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
+	9,  // 40: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
+	35, // 41: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
+	36, // 42: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
+	0,  // 43: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
+	38, // 44: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
+	39, // 45: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
+	0,  // 46: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
+	1,  // 47: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
+	2,  // 48: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
+	48, // [48:49] is the sub-list for method output_type
+	47, // [47:48] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -3381,7 +3475,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -14,6 +14,7 @@ import (
 type Hub interface {
 	Status() *cluster.Status
 	Nodes() []cluster.NodeStatus
+	acceptor
 	WaitReceipts(ctx context.Context, configRevision int64) ([]cluster.Lagging, error)
 	Check(ctx context.Context, app string) []cluster.NodeCheck
 }

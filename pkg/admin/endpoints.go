@@ -74,6 +74,7 @@ func init() {
 		{method: "GET", path: "/explain", role: RoleViewer, summary: "Say where a user goes, and why", query: explains, answer: Explanation{}, handle: (*Server).explain},
 		{method: "GET", path: "/nodes", role: RoleViewer, summary: "List live nodes with the configuration that each has in force", query: paging, answer: List[Node]{}, handle: (*Server).listNodes},
 		{method: "POST", path: "/check", role: RoleOperator, summary: "Have every proxy connect to each instance, and look at etcd and the clocks", query: []param{{"app", "string", "only this application's instances"}}, answer: Check{}, handle: (*Server).check},
+		{method: "POST", path: "/nodes/{node}/accept", role: RoleAdmin, summary: "Have an lb-proxy put in force what it holds back", body: AcceptRequest{}, optionalBody: true, answer: Node{}, handle: (*Server).acceptNode},
 		{method: "GET", path: "/events", role: RoleViewer, summary: "Follow configuration, health and node changes", answerKind: "text/event-stream", handle: (*Server).events},
 		{method: "GET", path: "/history", role: RoleViewer, summary: "List changes, the newest first", query: []param{{"limit", "integer", "at most so many; default 50"}, {"before", "integer", "only entries of a lower revision"}}, answer: List[HistoryEntry]{}, handle: (*Server).history},
 		{method: "GET", path: "/history/{revision}", role: RoleViewer, summary: "Read one change", answer: HistoryEntry{}, handle: (*Server).historyAt},

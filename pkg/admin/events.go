@@ -216,8 +216,16 @@ func (e *eventStream) lookNodes(next map[string]cluster.NodeStatus) {
 		if known && old.Connected != n.Connected {
 			e.node(n, map[bool]string{true: "connected", false: "disconnected"}[n.Connected], "")
 		}
-		if n.Role == lb.RoleProxy && n.ConfigRevision != 0 && n.ConfigRevision != old.ConfigRevision {
+		if n.Role == lb.RoleProxy && n.ConfigRevision != 0 && (n.ConfigRevision != old.ConfigRevision || old.Refused != "" && n.Refused == "") {
 			e.node(n, "in_force", "")
+		}
+		if n.State != old.State {
+			switch n.State {
+			case cluster.NodeBehind:
+				e.node(n, string(n.State), "a newer configuration is not in force there")
+			case cluster.NodeRingDiffers:
+				e.node(n, string(n.State), "its rings are not those of most proxies at its revision: "+n.RingChecksum)
+			}
 		}
 		if n.Refused != "" && (n.Refused != old.Refused || n.RefusedRevision != old.RefusedRevision) {
 			e.node(n, "refused", n.Refused)

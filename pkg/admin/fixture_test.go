@@ -285,7 +285,7 @@ func (h *fakeHub) WaitReceipts(ctx context.Context, revision int64) ([]cluster.L
 var _ Hub = (*cluster.Hub)(nil)
 
 func proxy(id string, revision int64) cluster.NodeStatus {
-	return cluster.NodeStatus{ID: id, Role: lb.RoleProxy, BootID: "b-" + id, Version: "1", Connected: true, ConfigRevision: revision}
+	return cluster.NodeStatus{ID: id, Role: lb.RoleProxy, BootID: "b-" + id, Version: "1", Connected: true, ConfigRevision: revision, State: cluster.NodeOK}
 }
 
 // syncBuffer is a log that may be read while it is written.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
 )
 
@@ -183,6 +184,10 @@ var enums = map[reflect.Type][]string{
 	reflect.TypeFor[lb.CheckType]():     {string(lb.CheckHTTP), string(lb.CheckTCP), string(lb.CheckNone)},
 	reflect.TypeFor[AccessRole]():       {string(RoleViewer), string(RoleOperator), string(RoleAdmin)},
 	reflect.TypeFor[lb.Role]():          {string(lb.RoleAdmin), string(lb.RoleProxy)},
+	reflect.TypeFor[cluster.NodeState](): {
+		string(cluster.NodeOK), string(cluster.NodeBehind), string(cluster.NodeRingDiffers), string(cluster.NodeRefused),
+		string(cluster.NodeHeldBack), string(cluster.NodeDisconnected),
+	},
 }
 
 // of is the schema of a Go type as encoding/json writes it.

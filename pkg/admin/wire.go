@@ -266,7 +266,7 @@ type NodeEvent struct {
 	Time     time.Time `json:"time"`
 	ID       string    `json:"id"`
 	Role     lb.Role   `json:"role"`
-	Action   string    `json:"action"` // joined, left, restarted, connected, disconnected, in_force or refused
+	Action   string    `json:"action"` // joined, left, restarted, connected, disconnected, in_force, refused, behind or ring_differs
 	Revision int64     `json:"revision,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
 }

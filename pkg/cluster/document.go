@@ -83,6 +83,13 @@ func (d *document) take(u *pb.StatusUpdate, own *stats.Registry) {
 		revision: u.GetRevision(), epoch: u.GetEpoch(), complete: u.GetComplete(),
 		nodes: NodeCounts{Proxies: int(u.GetProxies()), Admins: int(u.GetAdmins()), Reporting: int(u.GetReporting())},
 	}
+	if len(u.GetRefusing()) > 0 {
+		refusing := make([]Refusing, 0, len(u.GetRefusing()))
+		for _, w := range u.GetRefusing() {
+			refusing = append(refusing, Refusing{Node: w.GetNode(), Revision: w.GetRevision(), RefusedRevision: w.GetRefusedRevision(), HeldBack: w.GetHeldBack(), Reason: w.GetReason()})
+		}
+		d.header.refusing = &refusing
+	}
 	if u.GetFull() && !u.GetMore() {
 		for name := range d.apps {
 			if !d.named[name] {

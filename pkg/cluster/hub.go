@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,8 @@ type Hub struct {
 
 	mu              sync.Mutex // guards all below
 	snapshot        *lb.Snapshot
+	spreading       []spreading // oldest first
+	propagated      func(time.Duration)
 	configSince     time.Time // when snapshot.ConfigRevision was first seen
 	ledger          *ledger
 	book            book
@@ -88,6 +91,7 @@ type header struct {
 	epoch    string
 	complete bool
 	nodes    NodeCounts
+	refusing *[]Refusing // nil: none; the same pointer as long as it says the same
 }
 
 // NewHub returns a hub that has no snapshot yet and therefore refuses every link.
@@ -171,6 +175,8 @@ func (h *Hub) SetSnapshot(s *lb.Snapshot) {
 			h.live[bootKey{n.ID, n.BootID}] = true
 		}
 	}
+	h.beginSpreadLocked(old, s, now)
+	h.endSpreadLocked() // the last that was waited for may have gone
 	h.markChanged(old, s)
 	close(h.receiptsChanged)
 	h.receiptsChanged = make(chan struct{})
@@ -222,7 +228,7 @@ func (h *Hub) Status() *Status {
 	h.refresh(now)
 	s := &Status{
 		Status: "running", Timestamp: now.UTC().Truncate(time.Second),
-		Revision: h.header.revision, Complete: h.header.complete, Nodes: h.header.nodes,
+		Revision: h.header.revision, Complete: h.header.complete, Nodes: h.header.nodes, Refusing: h.header.refused(),
 		Applications: make(map[string]*ApplicationStatus, len(h.views)),
 	}
 	for name, v := range h.views {
@@ -349,7 +355,32 @@ func (h *Hub) headerNow(now time.Time) header {
 		}
 	}
 	hd.complete = h.loaded && hd.nodes.Reporting == hd.nodes.Proxies
+	if refusing := h.refusing(now); len(refusing) > 0 {
+		if hd.refusing = &refusing; h.header.refusing != nil && slices.Equal(refusing, *h.header.refusing) {
+			hd.refusing = h.header.refusing
+		}
+	}
 	return hd
+}
+
+func (hd *header) refused() []Refusing {
+	if hd.refusing == nil {
+		return nil
+	}
+	return *hd.refusing
+}
+
+func (h *Hub) refusing(now time.Time) (out []Refusing) {
+	for _, n := range h.snapshot.Nodes {
+		if b := h.registeredBoot(n); b != nil && b.hasReceipt && b.receipt.Refused != "" && h.fresh(b, now) {
+			out = append(out, refusingOf(n.ID, b.receipt))
+		}
+	}
+	return out
+}
+
+func refusingOf(node string, r Receipt) Refusing {
+	return Refusing{Node: node, Revision: r.ConfigRevision, RefusedRevision: r.RefusedRevision, HeldBack: r.HeldBack, Reason: r.Refused}
 }
 
 func (h *Hub) view(app *lb.Application, now time.Time) *view {

@@ -81,10 +81,11 @@ type Link struct {
 	doc        document
 	demand     *pb.ProxyMessage // newest LimitDemand; nil: none yet
 	leases     Leases
-	docAt      time.Time     // when the primary last said anything, its whole document having come
-	times      times         // immutable after NewLink
-	peersDue   chan struct{} // size 1: the set of lb-admins may have changed
-	leasesDue  chan struct{} // size 1: leases has changed
+	docAt      time.Time       // when the primary last said anything, its whole document having come
+	times      times           // immutable after NewLink
+	peersDue   chan struct{}   // size 1: the set of lb-admins may have changed
+	leasesDue  chan struct{}   // size 1: leases has changed
+	accepted   chan Acceptance // size 1
 }
 
 // peerKey names an lb-admin to link with.
@@ -107,7 +108,7 @@ func NewLink(opts LinkOptions) *Link {
 		opts: opts, log: opts.Log.With().Str("component", "cluster").Logger(), now: opts.Now,
 		peers:    make(map[peerKey]*peer),
 		doc:      document{apps: make(map[string]*shownApp)},
-		peersDue: make(chan struct{}, 1), leasesDue: make(chan struct{}, 1),
+		peersDue: make(chan struct{}, 1), leasesDue: make(chan struct{}, 1), accepted: make(chan Acceptance, 1),
 		times: times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
 	}
 }
@@ -407,6 +408,8 @@ func (p *peer) take(m *pb.AdminMessage) {
 		if l.primary == p && k.Status.GetSubscription() == l.primaryN {
 			l.doc.take(k.Status, l.opts.Registry)
 		}
+	case *pb.AdminMessage_Accept:
+		l.takeAcceptance(k.Accept)
 	case *pb.AdminMessage_LimitShares:
 		l.takeShares(k.LimitShares, now)
 	}
@@ -568,6 +571,9 @@ func (p *peer) begin(sent *reported) (*pb.Subscribe, *pb.Report) {
 	r := &pb.Report{Seq: l.seq, Previous: sent.previous, UptimeMillis: l.now().Sub(l.opts.Node.Started).Milliseconds()}
 	if l.receiptN != sent.receiptN {
 		r.Receipt, sent.receiptN = receiptToWire(l.receipt), l.receiptN
+		if !l.receipt.AppliedAt.IsZero() {
+			r.Receipt.AgeMicros = max(0, l.now().Sub(l.receipt.AppliedAt).Microseconds())
+		}
 	}
 	if l.ejectionsN != sent.ejectionsN {
 		r.Ejections, sent.ejectionsN = ejectionsToWire(l.ejections), l.ejectionsN
@@ -631,7 +637,7 @@ func (l *Link) Status() *Status {
 		l.ownStatus(s)
 		return s
 	}
-	s.Revision, s.Complete, s.Nodes = l.doc.header.revision, l.doc.header.complete, l.doc.header.nodes
+	s.Revision, s.Complete, s.Nodes, s.Refusing = l.doc.header.revision, l.doc.header.complete, l.doc.header.nodes, l.doc.header.refused()
 	for name, a := range l.doc.apps {
 		s.Applications[name] = a.shown
 	}
@@ -652,6 +658,9 @@ func (l *Link) ownStatus(s *Status) {
 		}
 	}
 	s.Nodes.Reporting = min(1, s.Nodes.Proxies)
+	if l.receipt.Refused != "" {
+		s.Refusing = []Refusing{refusingOf(l.opts.Node.ID, l.receipt)}
+	}
 	ejected := make(map[stats.Key]time.Time, len(l.ejections))
 	for _, e := range l.ejections {
 		ejected[stats.Key{App: e.App, Instance: e.Instance}] = e.Since

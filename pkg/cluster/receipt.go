@@ -19,7 +19,27 @@ type Receipt struct {
 	// build; empty when nothing newer was refused.
 	Refused         string
 	RefusedRevision int64
+	// HeldBack: the refused one would build, and waits for an operator's word,
+	// see Acceptance. RefusedEpoch is the store that it comes from.
+	HeldBack     bool
+	RefusedEpoch string
 }
+
+// NodeState is what there is to say of a node in a word.
+type NodeState string
+
+// The states, the first that holds is shown.
+const (
+	NodeDisconnected NodeState = "disconnected" // a proxy that does not report
+	NodeHeldBack     NodeState = "held_back"    // waits for an operator to accept a configuration
+	NodeRefused      NodeState = "refused"      // can't put the newest configuration in force
+	NodeRingDiffers  NodeState = "ring_differs" // places users in another way than most others at its revision
+	NodeBehind       NodeState = "behind"       // does not have the newest configuration in force
+	NodeOK           NodeState = "ok"
+)
+
+// behindAfter is how long a configuration may be on its way.
+const behindAfter = time.Second
 
 // NodeStatus is one node as GET /nodes shows it.
 type NodeStatus struct {
@@ -47,6 +67,24 @@ type NodeStatus struct {
 	// Refused says why a newer configuration is not in force.
 	Refused         string `json:"refused,omitempty"`
 	RefusedRevision int64  `json:"refused_revision,omitempty"`
+	// HeldBack: that waits for POST /nodes/{node}/accept, which names
+	// RefusedRevision and RefusedEpoch.
+	HeldBack     bool   `json:"held_back,omitempty"`
+	RefusedEpoch string `json:"refused_epoch,omitempty"`
+	// State is the worst that there is to say of the node.
+	State NodeState `json:"state"`
+
+	epoch string // of the store that ConfigRevision is of
+}
+
+// Refusing is a proxy that keeps an older configuration in force than the
+// newest that it knows.
+type Refusing struct {
+	Node            string `json:"node"`
+	Revision        int64  `json:"revision"`         // in force
+	RefusedRevision int64  `json:"refused_revision"` // not in force
+	HeldBack        bool   `json:"held_back"`        // an operator may accept it
+	Reason          string `json:"reason"`
 }
 
 // Lagging is a proxy that does not have a configuration in force.
@@ -97,7 +135,51 @@ func (h *Hub) Nodes() []NodeStatus {
 		}
 		out = append(out, s)
 	}
+	h.judge(out)
 	return out
+}
+
+// judge fills in the states. Of the proxies that have one revision of one store
+// in force, those differ whose rings are not those of most.
+func (h *Hub) judge(nodes []NodeStatus) {
+	type place struct {
+		revision int64
+		epoch    string
+	}
+	rings := make(map[place]map[string]int)
+	at := func(n *NodeStatus) place { return place{n.ConfigRevision, n.epoch} }
+	for i := range nodes {
+		n := &nodes[i]
+		if n.Connected && n.RingChecksum != "" {
+			if rings[at(n)] == nil {
+				rings[at(n)] = make(map[string]int)
+			}
+			rings[at(n)][n.RingChecksum]++
+		}
+	}
+	for i := range nodes {
+		n := &nodes[i]
+		differs := false
+		if mine := rings[at(n)]; n.Connected && n.RingChecksum != "" {
+			for sum, count := range mine {
+				differs = differs || sum != n.RingChecksum && count >= mine[n.RingChecksum]
+			}
+		}
+		switch {
+		case !n.Connected:
+			n.State = NodeDisconnected
+		case n.HeldBack:
+			n.State = NodeHeldBack
+		case n.Refused != "":
+			n.State = NodeRefused
+		case differs:
+			n.State = NodeRingDiffers
+		case n.Role == lb.RoleProxy && n.LagSeconds >= behindAfter.Seconds():
+			n.State = NodeBehind
+		default:
+			n.State = NodeOK
+		}
+	}
 }
 
 func (h *Hub) fillProxy(s *NodeStatus, b *boot, now time.Time) {
@@ -113,7 +195,8 @@ func (h *Hub) fillProxy(s *NodeStatus, b *boot, now time.Time) {
 	if !r.AppliedAt.IsZero() {
 		s.AppliedAt = &r.AppliedAt
 	}
-	s.Refused, s.RefusedRevision = r.Refused, r.RefusedRevision
+	s.Refused, s.RefusedRevision, s.HeldBack, s.RefusedEpoch = r.Refused, r.RefusedRevision, r.HeldBack, r.RefusedEpoch
+	s.epoch = r.Epoch
 	if !h.inForce(r, h.snapshot.ConfigRevision) {
 		s.LagSeconds = max(0, now.Sub(h.configSince).Seconds())
 	}

@@ -235,9 +235,7 @@ func (h *Hub) report(b *boot, r *pb.Report) {
 // takeRest takes what is not figures, of which only the newest counts.
 func (h *Hub) takeRest(b *boot, r *pb.Report, now time.Time) {
 	if w := r.GetReceipt(); w != nil {
-		b.receipt, b.hasReceipt = receiptFromWire(w), true
-		close(h.receiptsChanged)
-		h.receiptsChanged = make(chan struct{})
+		h.takeReceiptLocked(b, w, now)
 	}
 	if w := r.GetEjections(); w != nil {
 		next := make(map[stats.Key]time.Time)
@@ -246,6 +244,16 @@ func (h *Hub) takeRest(b *boot, r *pb.Report, now time.Time) {
 		}
 		h.setEjections(b, next)
 	}
+}
+
+func (h *Hub) takeReceiptLocked(b *boot, w *pb.Receipt, now time.Time) {
+	before := b.receipt
+	b.receipt, b.hasReceipt = receiptFromWire(w), true
+	if h.snapshot != nil && h.registeredLocked(b) {
+		h.spreadLocked(before, b.receipt, now.Add(-time.Duration(w.GetAgeMicros())*time.Microsecond))
+	}
+	close(h.receiptsChanged)
+	h.receiptsChanged = make(chan struct{})
 }
 
 // send writes what the proxy should know, until the stream ends.
@@ -354,6 +362,9 @@ func statusMessages(subscription uint64, full bool, hd header, apps []*pb.Applic
 		u := &pb.StatusUpdate{
 			Subscription: subscription, Full: full, More: true, Revision: hd.revision, Epoch: hd.epoch, Complete: hd.complete,
 			Proxies: int32(hd.nodes.Proxies), Admins: int32(hd.nodes.Admins), Reporting: int32(hd.nodes.Reporting),
+		}
+		for _, r := range hd.refused() {
+			u.Refusing = append(u.Refusing, &pb.RefusingNode{Node: r.Node, Revision: r.Revision, RefusedRevision: r.RefusedRevision, HeldBack: r.HeldBack, Reason: r.Reason})
 		}
 		out = append(out, &pb.AdminMessage{Kind: &pb.AdminMessage_Status{Status: u}})
 		return u

@@ -32,8 +32,11 @@ type Status struct {
 	// Revision is that of the configuration which the document describes.
 	Revision int64 `json:"revision"`
 	// Complete is false while some proxy's figures, or those of earlier boots, are missing.
-	Complete     bool                          `json:"complete"`
-	Nodes        NodeCounts                    `json:"nodes"`
+	Complete bool       `json:"complete"`
+	Nodes    NodeCounts `json:"nodes"`
+	// Refusing names the proxies that keep an older configuration in force, by
+	// node; left out when there is none.
+	Refusing     []Refusing                    `json:"refusing,omitempty"`
 	Applications map[string]*ApplicationStatus `json:"applications"`
 }
 
@@ -180,7 +183,15 @@ func (s *Status) MarshalJSON() ([]byte, error) {
 	b = strconv.AppendInt(b, int64(s.Nodes.Admins), 10)
 	b = append(b, `,"reporting":`...)
 	b = strconv.AppendInt(b, int64(s.Nodes.Reporting), 10)
-	b = append(b, `},"applications":{`...)
+	b = append(b, '}')
+	if len(s.Refusing) > 0 {
+		list, err := json.Marshal(s.Refusing)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(b, `,"refusing":`...), list...)
+	}
+	b = append(b, `,"applications":{`...)
 	for i, name := range sortedNames(s.Applications) {
 		if i > 0 {
 			b = append(b, ',')

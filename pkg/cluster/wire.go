@@ -139,6 +139,7 @@ func receiptToWire(r Receipt) *pb.Receipt {
 		Revision: r.Revision, ConfigRevision: r.ConfigRevision, Epoch: r.Epoch,
 		RingChecksum: r.RingChecksum, AppliedUnixMilli: unixMilli(r.AppliedAt),
 		ApplyMicros: r.ApplyDuration.Microseconds(), Refused: r.Refused, RefusedRevision: r.RefusedRevision,
+		HeldBack: r.HeldBack, RefusedEpoch: r.RefusedEpoch,
 	}
 }
 
@@ -148,6 +149,7 @@ func receiptFromWire(w *pb.Receipt) Receipt {
 		RingChecksum: w.GetRingChecksum(), AppliedAt: fromUnixMilli(w.GetAppliedUnixMilli()),
 		ApplyDuration: time.Duration(w.GetApplyMicros()) * time.Microsecond,
 		Refused:       w.GetRefused(), RefusedRevision: w.GetRefusedRevision(),
+		HeldBack: w.GetHeldBack(), RefusedEpoch: w.GetRefusedEpoch(),
 	}
 }
 

@@ -24,6 +24,7 @@ func (p *Plane) metrics(st *store.Store, hub *cluster.Hub) *prometheus.Registry 
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(p.node.Version), newCollector(p, st, hub))
+	r.MustRegister(linkMetrics(hub)...)
 	return r
 }
 

@@ -50,6 +50,7 @@ type applier struct {
 	lastApply time.Time
 	took      time.Duration // of the last application
 	warned    time.Time     // when a refused snapshot was last complained about
+	heldBack  *lb.Snapshot  // suspicious, and waits for an operator's word; nil: none
 }
 
 // applyFacts is what metrics and readiness show.
@@ -107,6 +108,8 @@ func (a *applier) run(ctx context.Context) error {
 		case <-wait.C:
 			pending = false
 			a.take(a.store.Current())
+		case word := <-a.link.Accepted():
+			a.accept(word)
 		}
 	}
 }
@@ -124,9 +127,16 @@ func (a *applier) take(snap *lb.Snapshot) {
 	}
 	start := time.Now()
 	if why := a.suspicious(snap); why != "" {
+		a.heldBack = snap
 		a.refuse(snap, why)
 		return
 	}
+	a.heldBack = nil
+	a.keep(snap, start)
+}
+
+// keep puts a snapshot in force and has it kept on disk.
+func (a *applier) keep(snap *lb.Snapshot, start time.Time) {
 	if err := a.putInForce(snap, start, false); err != nil {
 		a.refuse(snap, err.Error())
 		return
@@ -135,6 +145,19 @@ func (a *applier) take(snap *lb.Snapshot) {
 	case a.dirty <- struct{}{}:
 	default:
 	}
+}
+
+// accept puts in force what is held back, if that is what the operator has
+// seen. What has come since is another matter, and waits for another word.
+func (a *applier) accept(word cluster.Acceptance) {
+	snap := a.heldBack
+	if snap == nil || snap.Epoch != word.Epoch || snap.ConfigRevision != word.Revision {
+		a.log.Warn().Int64("revision", word.Revision).Str("epoch", word.Epoch).Msg("an operator accepted a configuration that is not held back here")
+		return
+	}
+	a.log.Warn().Int64("revision", word.Revision).Str("epoch", word.Epoch).Msg("an operator accepted the configuration that was held back")
+	a.heldBack = nil
+	a.keep(snap, time.Now())
 }
 
 // saveInterval is the least time between two writes of the last good state.
@@ -204,7 +227,7 @@ func (a *applier) suspicious(snap *lb.Snapshot) string {
 	if snap.Epoch != old.Epoch {
 		what = "the store was replaced (revision %d before, %d now)"
 	}
-	return fmt.Sprintf(what+" and would remove %d of %d instances; serving the last good state until it is restored, or the state on disk is removed and this proxy restarted", old.Revision, snap.Revision, lost, have)
+	return fmt.Sprintf(what+" and would remove %d of %d instances; serving the last good state until the store is restored, or an operator accepts the loss (lbctl node accept)", old.Revision, snap.Revision, lost, have)
 }
 
 func (a *applier) refuse(snap *lb.Snapshot, why string) {
@@ -213,6 +236,7 @@ func (a *applier) refuse(snap *lb.Snapshot, why string) {
 		a.warned = time.Now()
 	}
 	a.receipt.Refused, a.receipt.RefusedRevision = why, snap.ConfigRevision
+	a.receipt.HeldBack, a.receipt.RefusedEpoch = a.heldBack == snap, snap.Epoch
 	a.link.SetSnapshot(snap) // its nodes and key are still the way to report this
 	a.link.SetReceipt(a.receipt)
 	f := *a.facts.Load()

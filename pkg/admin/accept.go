@@ -1,0 +1,80 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/lb"
+)
+
+// acceptor is the part of the Hub by which an operator's word reaches a proxy.
+type acceptor interface {
+	Accept(node string, a cluster.Acceptance) (cluster.Acceptance, error)
+	WaitAccepted(ctx context.Context, node string, a cluster.Acceptance) (cluster.NodeStatus, error)
+}
+
+// AcceptRequest names the configuration that an lb-proxy holds back and is to
+// put in force, as GET /nodes shows it. Both fields empty: whatever it is at
+// the moment.
+type AcceptRequest struct {
+	Revision int64  `json:"refused_revision,omitempty"`
+	Epoch    string `json:"refused_epoch,omitempty"`
+}
+
+// acceptTime bounds how long a proxy may take to put in force what it is told to.
+const acceptTime = 10 * time.Second
+
+// acceptNode passes the operator's word on, and answers when the proxy has
+// acted on it. The configuration does not change by that, so the history has
+// nothing of it: who did it stands in the log.
+func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) error {
+	if err := q.err(); err != nil {
+		return err
+	}
+	var body AcceptRequest
+	if r.ContentLength != 0 {
+		data, err := readBody(w, r, maxBodyBytes, "application/json", "application/x-www-form-urlencoded")
+		if err != nil {
+			return err
+		}
+		if err := decodeJSON(data, &body); err != nil {
+			return err
+		}
+	}
+	if (body.Revision == 0) != (body.Epoch == "") {
+		return lb.Faults{{Path: "refused_revision", Message: "goes with refused_epoch: give both, as GET /nodes shows them, or none"}}
+	}
+	node, who := r.PathValue("node"), audit(r, "node.accept", "")
+	log := func(a cluster.Acceptance, err error) {
+		s.log.Warn().Str("who", who.Who).Str("from", who.From).Str("action", who.Action).Str("node", node).
+			Int64("revision", a.Revision).Str("epoch", a.Epoch).AnErr("err", err).Msg("an operator accepted what a proxy holds back")
+	}
+	a, err := s.hub.Accept(node, cluster.Acceptance{Epoch: body.Epoch, Revision: body.Revision})
+	if err != nil {
+		log(a, err)
+		return err
+	}
+	log(a, nil)
+	patience(w, acceptTime)
+	ctx, cancel := context.WithTimeout(r.Context(), acceptTime)
+	defer cancel()
+	defer context.AfterFunc(s.closing, cancel)()
+	n, err := s.hub.WaitAccepted(ctx, node, a)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return lb.Errorf(lb.ErrUnavailable, "proxy %q has not said within %s that it has revision %d in force; look at it again", node, acceptTime, a.Revision)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(w, http.StatusOK, n)
+}
+
+// AcceptNode lets an lb-proxy put in force what it holds back, and waits until
+// it has. The zero AcceptRequest means what it holds back at the moment.
+func (c *Client) AcceptNode(ctx context.Context, node string, what AcceptRequest) (*Node, error) {
+	return object[Node](ctx, c, http.MethodPost, "/nodes/"+url.PathEscape(node)+"/accept", what)
+}
