@@ -251,13 +251,16 @@ func (c *cluster) startProxy(flags ...string) *node {
 	return p
 }
 
+// startInstance starts a stand-in as Dify ships: behind an nginx that keeps
+// idle connections for 65 s, so that none is closed just as it is used unless
+// a case wants that.
 func (c *cluster) startInstance() {
 	c.t.Helper()
 	n := len(c.instances) + 1
 	name, listen := fmt.Sprintf("dify-%d", n), testbed.FreeAddress(c.t)
 	in := &node{base: "http://" + listen, token: fmt.Sprintf("app-chat-of-instance-%d", n)}
 	in.front = c.wire("proxies", name, listen).addr
-	in.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Ctl, "standin", "--listen", listen, "--name", name, "--slots", "-1", "--control", "--app", "chat="+in.token)
+	in.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Ctl, "standin", "--listen", listen, "--name", name, "--slots", "-1", "--nginx", "--control", "--app", "chat="+in.token)
 	c.instances = append(c.instances, in)
 	c.await(10*time.Second, name+" is ready", in.ready)
 }
@@ -291,7 +294,7 @@ func (c *cluster) declare() {
 	})
 }
 
-var restClient = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var restClient = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // refused is an answer of REST that is no success.
 type refused struct {

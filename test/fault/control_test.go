@@ -5,14 +5,19 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"difylb/pkg/standin"
 	"difylb/test/testbed"
 )
+
+// orderly are the flags of proxies that end in order while clients are there.
+var orderly = []string{"--shutdown-delay", shutdownDelay.String(), "--shutdown-grace", "60s"}
 
 // The lb-admins die, stand still and are cut off; on three members of etcd.
 func TestFault_Control(t *testing.T) {
@@ -35,17 +40,23 @@ func TestFault_Control(t *testing.T) {
 			},
 		},
 		fault{
-			name: "the elected lb-admin stands still for longer than its lease", promise: "nothing fails, the other takes over, the old one writes nothing when it goes on, counters are exact", exact: true,
+			name: "the elected lb-admin stands still for longer than its lease", promise: "nothing fails, the other takes over; what happens to an instance meanwhile is judged once, by the other; counters are exact", exact: true,
 			run: func(s *story) {
 				leader, others := s.elected()
+				in := s.instances[0]
 				verdicts := s.watchVerdicts()
 				leader.pause()
 				s.await(15*time.Second, others[0].Name+" is elected", func() error { return is(others[0], "difylb_admin_leader", 1) })
+				s.absent(in)
+				s.spoil(in, standin.Fault{Kind: standin.Status, Status: 500, Path: "/v1/info"})
+				s.await(15*time.Second, in.Name+" is known to be unhealthy", func() error { return s.verdict(in, "unhealthy") })
 				leader.resume()
-				s.mend()
 				s.await(10*time.Second, leader.Name+" has noticed", func() error { return is(leader, "difylb_admin_leader", 0) })
 				s.load.rest(s.t, 2*time.Second)
-				verdicts.none("while and after " + leader.Name + " stood still")
+				s.spoil(in)
+				s.mend()
+				s.await(15*time.Second, in.Name+" is known to be healthy", func() error { return s.verdict(in, "healthy") })
+				verdicts.are(others[0], "unhealthy", "healthy")
 			},
 		},
 		fault{
@@ -134,11 +145,12 @@ func TestFault_Control(t *testing.T) {
 // An upgrade: everything ends in order and starts again, one process at a time.
 func TestFault_Upgrade(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, shape{etcd: 3, admins: 2, proxies: 2, proxyFlags: []string{"--shutdown-delay", "1s", "--shutdown-grace", "60s"}})
+	c := newCluster(t, shape{etcd: 3, admins: 2, proxies: 2, proxyFlags: orderly})
 	c.play(t,
 		fault{
-			name: "rolling restart: every proxy, every lb-admin, every member of etcd", promise: "nothing fails, no stream is cut, counters are exact", within: 40 * time.Second, exact: true,
+			name: "rolling restart: every proxy, every lb-admin, every member of etcd", promise: "nothing fails, no stream is cut, counters are exact and never go back", within: 40 * time.Second, exact: true,
 			run: func(s *story) {
+				watched := s.watchStatus()
 				for _, n := range s.inOrder() {
 					s.end(n)
 					n.begin()
@@ -148,6 +160,9 @@ func TestFault_Upgrade(t *testing.T) {
 					}
 				}
 				s.mend()
+				if w := watched(); w.back > 0 || w.looked < 20 {
+					s.t.Errorf("complete figures went back by %d, seen by %d looks", w.back, w.looked)
+				}
 			},
 		},
 	)
@@ -171,33 +186,59 @@ func (s *story) end(n *node) {
 // verdicts notes every write of the prober.
 type verdicts struct {
 	s      *story
-	cancel context.CancelFunc
-	writes chan []string
+	mu     sync.Mutex
+	writes []string // guarded by mu
 }
 
-// watchVerdicts begins to.
+// watchVerdicts begins to, until the case ends.
 func (s *story) watchVerdicts() *verdicts {
 	ctx, cancel := context.WithCancel(context.Background())
-	s.t.Cleanup(cancel)
-	v := &verdicts{s, cancel, make(chan []string, 1)}
-	events := s.store.Watch(clientv3.WithRequireLeader(ctx), "/difylb/health/", clientv3.WithPrefix())
+	ended := make(chan struct{})
+	s.t.Cleanup(func() { cancel(); <-ended })
+	v := &verdicts{s: s}
+	events := s.store.Watch(ctx, "/difylb/health/", clientv3.WithPrefix())
 	go func() { // ends by cancel
-		var writes []string
+		defer close(ended)
 		for r := range events {
 			for _, e := range r.Events {
-				writes = append(writes, fmt.Sprintf("%s %s %s", e.Type, e.Kv.Key, e.Kv.Value))
+				v.mu.Lock()
+				v.writes = append(v.writes, string(e.Kv.Value))
+				v.mu.Unlock()
 			}
 		}
-		v.writes <- writes
 	}()
 	return v
 }
 
-// none ends it; there must have been nothing to note.
+func (v *verdicts) so() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.writes)
+}
+
+// none expects that there was nothing to note.
 func (v *verdicts) none(when string) {
 	v.s.t.Helper()
-	v.cancel()
-	for _, w := range <-v.writes {
+	for _, w := range v.so() {
 		v.s.t.Errorf("%s a verdict was written: %s", when, w)
+	}
+}
+
+// are expects that one lb-admin has written these words and nobody else anything.
+func (v *verdicts) are(by *node, words ...string) {
+	v.s.t.Helper()
+	v.s.await(10*time.Second, "the verdicts are written", func() error {
+		if n := len(v.so()); n < len(words) {
+			return fmt.Errorf("%d of %d", n, len(words))
+		}
+		return nil
+	})
+	writes := v.so()
+	ok := len(writes) == len(words)
+	for i, w := range writes {
+		ok = ok && strings.Contains(w, `"`+words[i]+`"`) && strings.Contains(w, `"`+by.Name+`"`)
+	}
+	if !ok {
+		v.s.t.Errorf("verdicts are %q, want %q, all of %s", writes, words, by.Name)
 	}
 }

@@ -1,7 +1,6 @@
 package fault
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -15,13 +14,14 @@ import (
 // instances.
 func TestFault_Counters(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, shape{etcd: 3, admins: 2, proxies: 2})
+	c := newCluster(t, shape{etcd: 3, admins: 2, proxies: 2, proxyFlags: orderly})
 	c.play(t, fault{
 		name:    "proxies, lb-admins and members of etcd end and are killed at random",
 		promise: "kill -9 costs only what was in hand; of counters at most the last 5 s of what was killed; SIGTERM costs nothing; nothing is counted twice",
 		within:  60 * time.Second,
 		run: func(s *story) {
 			before := s.tallyUnderLoad()
+			watched := s.watchStatus()
 			deaths := s.reap(either(10*time.Second, 60*time.Second))
 			s.mend()
 			for _, d := range deaths {
@@ -30,7 +30,7 @@ func TestFault_Counters(t *testing.T) {
 				}
 			}
 			s.await(30*time.Second, "the cluster is whole again", s.hale)
-			s.note("%s", s.lost(before, deaths))
+			s.lost(before, deaths, watched())
 		},
 	})
 }
@@ -78,6 +78,10 @@ func (s *story) reap(d time.Duration) (deaths []death) {
 		}()
 	}
 	reapers.Wait()
+	slices.SortFunc(deaths, func(a, b death) int { return a.from.Compare(b.from) })
+	for _, d := range deaths {
+		s.t.Logf("%s: %s, killed: %t", d.to.Format("15:04:05.000"), d.of.Name, d.killed)
+	}
 	return deaths
 }
 
@@ -91,9 +95,52 @@ func (s *story) tallyUnderLoad() tally {
 	return n
 }
 
-// lost compares the counters and returns in words what they have lost, which
-// must be no more than what deaths excuse.
-func (s *story) lost(before tally, deaths []death) string {
+// watch is what somebody saw who looked at the status of every proxy all the time.
+type watch struct {
+	looked int
+	// back is by how much complete figures went back, over all instances, on
+	// the proxy where that was the most.
+	back uint64
+}
+
+// watchStatus begins to look. The returned function ends that.
+func (s *story) watchStatus() (end func() watch) {
+	done, result := make(chan struct{}), make(chan watch)
+	go func() { // ends by the returned function
+		var w watch
+		type figure struct{ proxy, instance string }
+		last, back := make(map[figure]uint64), make(map[string]uint64)
+		for {
+			for _, d := range s.doors() {
+				doc, err := s.status(d.url)
+				if err != nil || !doc.Complete {
+					continue
+				}
+				w.looked++
+				for name, in := range doc.Applications[app].Instances {
+					f := figure{d.name, name}
+					back[d.name] += last[f] - min(last[f], in.Requests)
+					last[f] = in.Requests
+					w.back = max(w.back, back[d.name])
+				}
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-done:
+				result <- w
+				return
+			}
+		}
+	}()
+	return func() watch {
+		close(done)
+		return <-result
+	}
+}
+
+// lost compares the counters. What they have lost, and by how much they went
+// back meanwhile, must be no more than what deaths excuse.
+func (s *story) lost(before tally, deaths []death, w watch) {
 	s.t.Helper()
 	const memory = 5 * time.Second
 	after := s.tallyUnderLoad()
@@ -122,11 +169,14 @@ func (s *story) lost(before tally, deaths []death) string {
 	if lost := int(served - shown); served > shown && lost > mayBeLost {
 		s.t.Errorf("%d of %d requests are not counted, at most %d may be lost", lost, served, mayBeLost)
 	}
+	if w.looked < 20 || w.back > uint64(mayBeLost) {
+		s.t.Errorf("complete figures went back by %d, seen by %d looks; at most %d may be lost", w.back, w.looked, mayBeLost)
+	}
 	kills := 0
 	for _, d := range deaths {
 		if d.killed {
 			kills++
 		}
 	}
-	return fmt.Sprintf("%d deaths, %d by kill -9; of %d requests %d not counted (%d might have been)", len(deaths), kills, served, served-shown, mayBeLost)
+	s.note("%d deaths, %d by kill -9; of %d requests %d not counted (%d might have been); went back by %d", len(deaths), kills, served, served-shown, mayBeLost, w.back)
 }

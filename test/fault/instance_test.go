@@ -163,6 +163,19 @@ func TestFault_Instances(t *testing.T) {
 			},
 		},
 		fault{
+			name: "an instance resets every stream after its third event, and tells lengths that are not true", promise: "only its own users' requests are cut; users of others notice nothing", long: true,
+			run: func(s *story) {
+				in := s.instances[0]
+				s.absent(in)
+				s.excuse(func(r reply) bool { return s.owner(r.user) == in.Name })
+				s.spoil(in, standin.Fault{Kind: standin.ResetMidStream, After: 3}, standin.Fault{Kind: standin.ShortBody, Path: "/v1/", Probability: 0.3},
+					standin.Fault{Kind: standin.SurplusBytes, Path: "/v1/", Probability: 0.3})
+				s.load.rest(s.t, 15*time.Second)
+				s.spoil(in)
+				s.mend()
+			},
+		},
+		fault{
 			name: "no probe succeeds any more, at no instance", promise: "nothing fails: fail open",
 			run: func(s *story) {
 				for _, in := range s.instances {

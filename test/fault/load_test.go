@@ -39,6 +39,8 @@ const (
 	eventGap   = 100 * time.Millisecond // between two events of a stream
 	uploadSize = 48 << 10
 	patience   = 45 * time.Second // of a client, for one answer
+	// shutdownDelay is the proxies' --shutdown-delay where they end in order.
+	shutdownDelay = time.Second
 )
 
 // reply is what became of a request.
@@ -54,7 +56,7 @@ type reply struct {
 }
 
 func (r reply) String() string {
-	return fmt.Sprintf("%s of %s through %s, instance %q, after %s: %s", r.kind, r.user, r.proxy, r.instance, r.ended.Sub(r.begun).Round(time.Millisecond), r.failure)
+	return fmt.Sprintf("%s, %s of %s through %s, instance %q, after %s: %s", r.begun.Format("15:04:05.000"), r.kind, r.user, r.proxy, r.instance, r.ended.Sub(r.begun).Round(time.Millisecond), r.failure)
 }
 
 // underWay reports whether the request was open at the moment.
@@ -72,7 +74,9 @@ type client struct {
 }
 
 func newClient(t testing.TB, token string) *client {
-	tr := &http.Transport{MaxIdleConnsPerHost: 200, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
+	// A connection that was idle for longer than a proxy's --shutdown-delay may be closed by the proxy
+	// just as it is used, and nobody can tell whether what was sent on it has begun.
+	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: shutdownDelay / 2, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &client{http: &http.Client{Transport: tr}, token: token}
 }

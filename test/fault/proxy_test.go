@@ -14,7 +14,7 @@ import (
 // The proxies themselves, with one lb-admin that brings its own etcd.
 func TestFault_Proxies(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, shape{admins: 1, proxies: 2, proxyFlags: []string{"--shutdown-delay", "1s", "--shutdown-grace", "60s"}})
+	c := newCluster(t, shape{admins: 1, proxies: 2, proxyFlags: orderly})
 	c.play(t,
 		fault{
 			name: "a proxy is killed and started again", promise: "only what it had in hand fails",

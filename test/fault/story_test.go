@@ -241,12 +241,13 @@ func (c *cluster) footprint(n *node) (f footprint, err error) {
 func (c *cluster) warm() {
 	c.t.Helper()
 	l := startLoad(c.t, c.client, c.users, c.doors(), int(rate))
-	l.rest(c.t, 2*time.Second)
+	l.rest(c.t, either(2*time.Second, 15*time.Second))
 	for _, r := range l.stop() {
 		if r.failure != "" || r.instance != c.owner(r.user) {
 			c.t.Fatalf("before any fault: %s belongs to %s: %s", r.user, c.owner(r.user), r)
 		}
 	}
+	c.client.http.CloseIdleConnections()
 	c.sizes = make(map[string]footprint)
 	for _, n := range c.all() {
 		f, err := c.footprint(n)
@@ -261,6 +262,7 @@ func (c *cluster) warm() {
 // of etcd are taken together: clients move from one to another.
 func (c *cluster) noLeaks() {
 	c.t.Helper()
+	c.client.http.CloseIdleConnections()
 	c.await(30*time.Second, "all processes are of their former size", func() error {
 		was, is := make(map[string]footprint), make(map[string]footprint)
 		for _, n := range c.all() {
@@ -276,7 +278,7 @@ func (c *cluster) noLeaks() {
 		}
 		for name, f := range is {
 			// Pools of connections breathe with the load; what leaks once per request is more than this.
-			most := footprint{was[name].goroutines*5/4 + 30, was[name].files*5/4 + 30, was[name].resident*2 + 64<<20}
+			most := footprint{was[name].goroutines*5/4 + either(40, 250), was[name].files*5/4 + either(30, 150), was[name].resident*2 + 64<<20}
 			if f.goroutines > most.goroutines || f.files > most.files || f.resident > most.resident {
 				return fmt.Errorf("%s was %s and is %s", name, was[name], f)
 			}
