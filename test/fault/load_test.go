@@ -59,9 +59,6 @@ func (r reply) String() string {
 	return fmt.Sprintf("%s, %s of %s through %s, instance %q, after %s: %s", r.begun.Format("15:04:05.000"), r.kind, r.user, r.proxy, r.instance, r.ended.Sub(r.begun).Round(time.Millisecond), r.failure)
 }
 
-// underWay reports whether the request was open at the moment.
-func (r reply) underWay(at time.Time) bool { return r.begun.Before(at) && r.ended.After(at) }
-
 // door is a proxy as clients know it.
 type door struct{ name, url string }
 
