@@ -23,9 +23,9 @@ func (c *cli) nodeListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the live nodes",
 		Long: `Lists every live lb-proxy and lb-admin with the configuration revision that it has in
-force. LAG is for how long a newer one has been waiting to be in force there. RING is a
-digest of its rings, equal on proxies that place users alike. STATE is ok, or the worst
-that there is to say: disconnected, held back, refused, ring differs or behind.`,
+force. LAG is for how long a newer one has been waiting to be in force there. STATE is ok,
+or the worst that there is to say: disconnected, held back, refused, ring differs (it places
+users in another way than most proxies at its revision) or behind.`,
 		Example: "  lbctl node list\n  lbctl node list -o json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -35,25 +35,22 @@ that there is to say: disconnected, held back, refused, ring differs or behind.`
 					return err
 				}
 				return c.print(admin.List[admin.Node]{Items: nodes}, func(t *table) {
-					t.header("NODE", "ROLE", "ADDRESS", ">REVISION", ">LAG", "RING", "UPTIME", "VERSION", "STATE")
+					t.header("NODE", "ROLE", "ADDRESS", ">REVISION", ">LAG", "UPTIME", "VERSION", "STATE")
 					for _, n := range nodes {
-						revision, lag, ring := "-", "-", "-"
+						revision, lag := "-", "-"
 						if n.ConfigRevision > 0 {
 							revision, lag = fmt.Sprint(n.ConfigRevision), lagText(n.LagSeconds)
 						}
-						if n.RingChecksum != "" {
-							ring = n.RingChecksum[:min(8, len(n.RingChecksum))]
-						}
-						t.row(n.ID, n.Role, n.Address, revision, lag, ring, age(n.UptimeSeconds), n.Version, nodeStateCell(n))
+						t.row(n.ID, n.Role, n.Address, revision, lag, age(n.UptimeSeconds), n.Version, nodeStateCell(n))
 					}
 					for _, n := range nodes {
 						switch nodeState(n) {
 						case cluster.NodeHeldBack:
 							t.line("%s holds revision %d back and runs revision %d: %s", n.ID, n.RefusedRevision, n.ConfigRevision, n.Refused)
 						case cluster.NodeRefused:
-							t.line("%s refused revision %d and runs revision %d: %s", n.ID, n.RefusedRevision, n.ConfigRevision, n.Refused)
+							t.line("%s refused the newest configuration and runs revision %d: %s", n.ID, n.ConfigRevision, n.Refused)
 						case cluster.NodeRingDiffers:
-							t.line("%s places users in another way than most proxies at revision %d.", n.ID, n.ConfigRevision)
+							t.line("%s places users in another way than most proxies at revision %d: ring checksum %s.", n.ID, n.ConfigRevision, n.RingChecksum)
 						}
 					}
 				})

@@ -45,7 +45,7 @@ func TestNodeAccept_NamesWhatItAccepts(t *testing.T) {
 	other.State, other.RingChecksum = cluster.NodeRingDiffers, "0123456789abcdef"
 	r.hub.set(0, holding, other)
 	list := r.ok("node", "list")
-	for _, want := range []string{"held back", "proxy-1 holds revision 3 back and runs revision 4700: the store was replaced", "ring differs", "01234567 ", "proxy-2 places users in another way"} {
+	for _, want := range []string{"held back", "proxy-1 holds revision 3 back and runs revision 4700: the store was replaced", "ring differs", "proxy-2 places users in another way than most proxies at revision 4700: ring checksum 0123456789abcdef."} {
 		if !strings.Contains(list, want) {
 			t.Errorf("%q is not in\n%s", want, list)
 		}
