@@ -61,9 +61,9 @@ func (c *cli) accessListCommand() *cobra.Command {
 					return err
 				}
 				return c.print(admin.List[admin.AccessToken]{Items: tokens}, func(t *table) {
-					t.header("NAME", "ROLE", "ID", "ENDS IN", "CREATED")
+					t.header("NAME", "ROLE", "ID", "ENDS IN", "CREATED", "LAST USED")
 					for _, a := range tokens {
-						t.row(a.Name, a.Role, a.ID, a.Hint, timeText(a.Created))
+						t.row(a.Name, a.Role, a.ID, a.Hint, timeText(a.Created), timeText(a.LastUsed))
 					}
 				})
 			})

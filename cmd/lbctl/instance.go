@@ -103,7 +103,7 @@ func (c *cli) instanceListCommand() *cobra.Command {
 					return err
 				}
 				return c.print(admin.List[admin.Instance]{Items: instances}, func(t *table) {
-					t.header("NAME", "ADDRESS", ">WEIGHT", "STATE", "TOKEN", ">LIMIT", "DOMAIN")
+					t.header("NAME", "ADDRESS", ">WEIGHT", ">SHARE", "STATE", "TOKEN", ">LIMIT", "DOMAIN")
 					for _, in := range instances {
 						state := cell{text: string(in.State)}
 						if in.State != lb.Active {
@@ -113,7 +113,11 @@ func (c *cli) instanceListCommand() *cobra.Command {
 						if in.MaxInFlight > 0 {
 							limit = fmt.Sprint(in.MaxInFlight)
 						}
-						t.row(in.Name, addressOf(&in.Instance), in.Weight, state, hintText(in.TokenHint), limit, in.Domain)
+						share := "-"
+						if in.RingShare != nil {
+							share = percent(*in.RingShare)
+						}
+						t.row(in.Name, addressOf(&in.Instance), in.Weight, share, state, hintText(in.TokenHint), limit, in.Domain)
 					}
 				})
 			})

@@ -94,6 +94,7 @@ func (s *Server) authenticate(header []string, c *caller) error {
 		c.hash = token.Hash()
 		if t, known := s.store.Access(c.hash); known {
 			c.name, c.role = t.Name, AccessRole(t.Role)
+			s.used.note(c.hash, time.Now())
 			return nil
 		}
 	}

@@ -34,7 +34,9 @@ func (s *Server) listAccess(w http.ResponseWriter, r *http.Request, q *query) er
 	}
 	out := List[AccessToken]{Items: []AccessToken{}, Continue: p.Continue}
 	for _, t := range p.Items {
-		out.Items = append(out.Items, viewAccess(t))
+		v := viewAccess(t)
+		v.LastUsed = s.used.of(t.SHA256)
+		out.Items = append(out.Items, v)
 	}
 	return answer(w, http.StatusOK, out)
 }

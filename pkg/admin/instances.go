@@ -24,7 +24,36 @@ func (s *Server) listInstances(w http.ResponseWriter, r *http.Request, q *query)
 	if err := q.err(); err != nil {
 		return err
 	}
+	s.observe(a, out.Items)
 	return answer(w, http.StatusOK, out)
+}
+
+// observe adds to instances what is known of them beside their declaration.
+func (s *Server) observe(a *lb.Application, list []Instance) {
+	snap := s.store.Current()
+	var shares []float64
+	var at func(instance string) int
+	if t, err := s.tableOf(snap); err == nil {
+		if app := t.App(a.Name); app != nil {
+			shares, at = app.Ring.Share(), app.Index
+		}
+	}
+	for i := range list {
+		in := &list[i]
+		if shares != nil {
+			if j := at(in.Name); j >= 0 {
+				in.RingShare = &shares[j]
+			}
+		}
+		v := snap.HealthOf(a.Name, in.Name)
+		in.Probe = &InstanceProbe{Health: v.Health, Reason: v.Reason, By: v.By}
+		if v.Health == "" {
+			in.Probe.Health = lb.HealthUnknown
+		}
+		if !v.Since.IsZero() {
+			in.Probe.Since = &v.Since
+		}
+	}
 }
 
 // findInstance returns the instance of the path and its place, or a 404 that names it.

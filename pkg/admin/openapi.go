@@ -261,7 +261,10 @@ func (d *describer) structure(t reflect.Type) schema {
 	switch t {
 	case reflect.TypeFor[appBody](), reflect.TypeFor[instanceBody](), reflect.TypeFor[documentBody](), reflect.TypeFor[tokenBody]():
 		s["additionalProperties"] = false // and everything has a default
-		for _, key := range []string{"token_hint", "revision"} {
+		for _, key := range []string{"token_hint", "revision", "ring_share", "probe"} {
+			if (key == "ring_share" || key == "probe") && t != reflect.TypeFor[instanceBody]() {
+				continue
+			}
 			if t != reflect.TypeFor[tokenBody]() && props[key] == nil {
 				props[key] = schema{"description": "passed over", "readOnly": true}
 			}

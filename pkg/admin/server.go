@@ -73,6 +73,7 @@ type Server struct {
 
 	penalties   penalties
 	checking    chan struct{} // size 1: held while /check runs
+	used        lastUsed
 	wrongTokens atomic.Uint64
 	wroteToken  atomic.Bool // TokenFile is this process's, not of an earlier one
 }

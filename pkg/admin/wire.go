@@ -27,6 +27,19 @@ type Instance struct {
 	lb.Instance
 	TokenHint string `json:"token_hint,omitempty"` // the token's last four characters
 	Revision  int64  `json:"revision"`             // of the last change; the ETag is made of it
+	// RingShare and Probe are as of now, and so no part of what has an ETag:
+	// only lists hold them.
+	RingShare *float64       `json:"ring_share,omitempty"` // of the users, 0 to 1, by the ring alone; its state does not count
+	Probe     *InstanceProbe `json:"probe,omitempty"`
+}
+
+// InstanceProbe is what active probes last found out about an instance.
+type InstanceProbe struct {
+	Health lb.Health `json:"health"`
+	// Since is when that was first found; nil while nothing was.
+	Since  *time.Time `json:"since,omitempty"`
+	Reason string     `json:"reason,omitempty"` // why it is not well
+	By     string     `json:"by,omitempty"`     // the lb-admin that probes
 }
 
 // MarshalJSON keeps the method of the embedded lb.Instance from hiding the rest.
@@ -34,10 +47,12 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 	type plain lb.Instance
 	return json.Marshal(struct {
 		plain
-		Token     any    `json:"token,omitempty"` // shadows the field
-		TokenHint string `json:"token_hint,omitempty"`
-		Revision  int64  `json:"revision"`
-	}{plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision})
+		Token     any            `json:"token,omitempty"` // shadows the field
+		TokenHint string         `json:"token_hint,omitempty"`
+		Revision  int64          `json:"revision"`
+		RingShare *float64       `json:"ring_share,omitempty"`
+		Probe     *InstanceProbe `json:"probe,omitempty"`
+	}{plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision, RingShare: in.RingShare, Probe: in.Probe})
 }
 
 // UserToken is a user token as the API answers it.
@@ -84,6 +99,9 @@ type AccessToken struct {
 	Role    AccessRole `json:"role"`
 	Hint    string     `json:"token_hint,omitempty"`
 	Created *time.Time `json:"created,omitempty"`
+	// LastUsed is when it was last shown to the lb-admin that answers; nil when
+	// not since that was started.
+	LastUsed *time.Time `json:"last_used,omitempty"`
 	// Token is the token itself: in the answer that made it, and never again.
 	Token string `json:"token,omitempty"`
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 	"google.golang.org/grpc"
@@ -179,6 +180,9 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 		Dashboard: dashboard.Handler(),
 	})
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "difylb_api_wrong_tokens_total", Help: "Requests with an access token that is not valid.",
+	}, func() float64 { return float64(rest.WrongTokens()) }))
 	httpServer := &http.Server{Handler: counted(metrics, rest.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
 	grpcServer := cluster.NewServer(hub, p.tls)
 
