@@ -29,7 +29,7 @@ func TestFault_Counters(t *testing.T) {
 					s.excuse(func(r reply) bool { return r.proxy == d.of.Name && r.begun.Before(d.to) && r.ended.After(d.from) })
 				}
 			}
-			s.await(30*time.Second, "the cluster is whole again", s.hale)
+			s.whole(60 * time.Second)
 			s.lost(before, deaths, watched())
 		},
 	})

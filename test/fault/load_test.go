@@ -66,22 +66,30 @@ type door struct{ name, url string }
 // where one is closed, as a balancer in front of the proxies would. It never
 // sends anything twice.
 type client struct {
-	http  *http.Client
-	token string
+	http    *http.Client
+	streams *http.Client // a connection each
+	token   string
 }
 
 func newClient(t testing.TB, token string) *client {
-	// A connection that was idle for longer than a proxy's --shutdown-delay may be closed by the proxy
-	// just as it is used, and nobody can tell whether what was sent on it has begun.
+	// A proxy that ends closes connections that are idle beyond its --shutdown-delay, and those whose stream
+	// ends after it. One that is used just then takes the request with it, and nobody can tell whether that
+	// has begun: HTTP/1.1 has no word for it.
 	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: shutdownDelay / 2, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &client{http: &http.Client{Transport: tr}, token: token}
+	once := tr.Clone()
+	once.DisableKeepAlives = true
+	return &client{http: &http.Client{Transport: tr}, streams: &http.Client{Transport: once}, token: token}
 }
 
 func (c *client) send(k kind, user string, length time.Duration, doors ...door) reply {
 	r := reply{kind: k, user: user, begun: time.Now()}
 	ctx, cancel := context.WithTimeout(context.Background(), patience+length)
 	defer cancel()
+	by := c.http
+	if k == stream {
+		by = c.streams
+	}
 	path, contentType, body := question(k, user, length)
 	var resp *http.Response
 	var err error
@@ -93,7 +101,7 @@ func (c *client) send(k kind, user string, length time.Duration, doors ...door) 
 		}
 		req.Header.Set("Authorization", "Bearer "+c.token)
 		req.Header.Set("Content-Type", contentType)
-		if resp, err = c.http.Do(req); err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+		if resp, err = by.Do(req); err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 			break
 		}
 	}

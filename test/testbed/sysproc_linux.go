@@ -70,10 +70,16 @@ func CPUTime(t testing.TB, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// LimitFiles bounds the descriptors of a process that runs.
+// LimitFiles bounds the descriptors of a process that runs, within its hard limit.
 func LimitFiles(t testing.TB, pid int, limit uint64) {
 	t.Helper()
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: 1 << 16}, nil); err != nil {
-		t.Fatal(err)
+	var is unix.Rlimit
+	err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &is)
+	if err == nil {
+		is.Cur = min(limit, is.Max)
+		err = unix.Prlimit(pid, unix.RLIMIT_NOFILE, &is, nil)
+	}
+	if err != nil {
+		t.Fatalf("limit the files of process %d: %s", pid, err)
 	}
 }
