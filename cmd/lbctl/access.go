@@ -77,6 +77,8 @@ func (c *cli) accessRemoveCommand() *cobra.Command {
 		Use: "rm NAME", Aliases: []string{"remove", "delete"}, Short: "Revoke an access token by its name or id",
 		Example: "  lbctl access rm grafana --yes",
 		Args:    exactly("NAME"),
+
+		ValidArgsFunction: c.completeAccess,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var target admin.AccessToken
 			err := c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
@@ -84,13 +86,15 @@ func (c *cli) accessRemoveCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				var names []string
 				for _, t := range tokens {
+					names = append(names, t.Name)
 					if t.ID == args[0] || t.Name == args[0] {
 						target = t
 						return nil
 					}
 				}
-				return lb.Errorf(lb.ErrNotFound, "there is no access token with the name or id %q; see lbctl access list", args[0])
+				return lb.Errorf(lb.ErrNotFound, "there is no access token with the name or id %q%s", args[0], orSee(lb.DidYouMean(args[0], names), "lbctl access list"))
 			})
 			if err != nil {
 				return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,37 @@ func (c *cli) completeToken(cmd *cobra.Command, args []string, prefix string) ([
 		}
 		return names, err
 	})
+}
+
+// completeAccess completes the name of an access token.
+func (c *cli) completeAccess(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return c.completeNames(cmd, func(ctx context.Context, cl *admin.Client) ([]string, error) {
+		tokens, err := cl.AccessTokens(ctx)
+		var names []string
+		for _, t := range tokens {
+			names = append(names, cobra.CompletionWithDesc(t.Name, string(t.Role)))
+		}
+		return names, err
+	})
+}
+
+// completeRevision completes a revision of the history, the newest first.
+func (c *cli) completeRevision(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	revisions, directive := c.completeNames(cmd, func(ctx context.Context, cl *admin.Client) ([]string, error) {
+		entries, err := cl.History(ctx, 20, 0)
+		var out []string
+		for _, e := range entries {
+			out = append(out, cobra.CompletionWithDesc(strconv.FormatInt(e.Revision, 10), timeText(&e.Time)+" "+e.Action+" by "+e.Who))
+		}
+		return out, err
+	})
+	return revisions, directive | cobra.ShellCompDirectiveKeepOrder
 }
 
 func (c *cli) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

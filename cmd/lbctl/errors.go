@@ -125,6 +125,14 @@ func (c *cli) report(err error) int {
 	return exitRefused
 }
 
+// orSee is the hint, or where there is none what lists the right answers.
+func orSee(hint, list string) string {
+	if hint == "" {
+		return "; see " + list
+	}
+	return hint
+}
+
 func (c *cli) reportProblem(err error, p *admin.ProblemError, say func(string, ...any)) {
 	if len(p.Faults) > 1 {
 		say("lbctl: the server refused it: %d faults; nothing was changed", len(p.Faults))

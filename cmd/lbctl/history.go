@@ -18,6 +18,8 @@ func (c *cli) historyCommand() *cobra.Command {
 		Long:    "Lists the changes of the configuration, or shows the one of a revision in full.",
 		Example: "  lbctl history --limit 5\n  lbctl history 4711",
 		Args:    between(0, "REVISION"),
+
+		ValidArgsFunction: c.completeRevision,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
 				return usagef("--limit %d is negative", limit)
@@ -83,6 +85,8 @@ func (c *cli) rollbackCommand() *cobra.Command {
 it stands in the history, and can be rolled back itself.`,
 		Example: "  lbctl rollback 4711 --dry-run\n  lbctl rollback 4711 --yes --wait 10s",
 		Args:    exactly("REVISION"),
+
+		ValidArgsFunction: c.completeRevision,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			revision, err := revisionOf(args[0])
 			if err != nil {

@@ -256,15 +256,15 @@ func isTerminal(v any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// terminalWidth returns the columns of the terminal, 0 when it is none.
-func terminalWidth(v any) int {
+// terminalSize returns the columns and lines of the terminal, 0 when it is none.
+func terminalSize(v any) (columns, lines int) {
 	f, ok := v.(*os.File)
 	if !ok {
-		return 0
+		return 0, 0
 	}
-	w, _, err := term.GetSize(int(f.Fd()))
+	columns, lines, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return w
+	return columns, lines
 }

@@ -327,3 +327,19 @@ func TestNaturalLess(t *testing.T) {
 		t.Error("same comes before same")
 	}
 }
+
+func TestFit_NeverScrolls(t *testing.T) {
+	for _, c := range []struct {
+		text, want string
+		height     int
+	}{
+		{"a\nb\n", "a\nb", 2},
+		{"a\nb\nc\n", "a\n… and 2 more lines", 2},
+		{"a\nb\nc\n", "a\nb\nc", 0},
+		{"a\nb\nc\n", "a\nb\nc", 1},
+	} {
+		if got := fit(c.text, c.height); got != c.want {
+			t.Errorf("%q in %d lines is %q, want %q", c.text, c.height, got, c.want)
+		}
+	}
+}

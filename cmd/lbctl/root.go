@@ -28,6 +28,8 @@ type cli struct {
 	color bool
 	// width of the terminal in columns; 0 when out is none.
 	width func() int
+	// height of the terminal in lines; 0 when out is none.
+	height func() int
 
 	server      string
 	token       string
@@ -49,7 +51,8 @@ func newCLI(in io.Reader, out, err io.Writer) *cli {
 	c := &cli{in: in, out: out, err: err, getenv: os.Getenv}
 	c.interactive = isTerminal(in) && isTerminal(err)
 	c.color = isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-	c.width = func() int { return terminalWidth(out) }
+	c.width = func() int { w, _ := terminalSize(out); return w }
+	c.height = func() int { _, h := terminalSize(out); return h }
 	return c
 }
 

@@ -20,6 +20,23 @@ import (
 // less than clearing first.
 const clearScreen = "\x1b[H\x1b[J"
 
+// The alternate screen without a cursor, and back.
+const (
+	enterScreen = "\x1b[?1049h\x1b[?25l"
+	leaveScreen = "\x1b[?25h\x1b[?1049l"
+)
+
+// fit cuts text to the lines of the terminal, so that it does not scroll, and
+// says how much is left out; 0 leaves it.
+func fit(text string, height int) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if height <= 1 || len(lines) <= height {
+		return strings.Join(lines, "\n")
+	}
+	more := len(lines) - height + 1
+	return strings.Join(lines[:height-1], "\n") + fmt.Sprintf("\n… and %d more lines", more)
+}
+
 func (c *cli) statusCommand() *cobra.Command {
 	var watch bool
 	interval := 2 * time.Second
@@ -73,6 +90,11 @@ func (v *intervalValue) Set(s string) error {
 // server that does not answer for a while is said and waited for.
 func (c *cli) watchStatus(cmd *cobra.Command, interval time.Duration) error {
 	worked := false
+	if c.width() > 0 && c.output == "table" {
+		// A screen of its own: what stood in the terminal is there again afterwards.
+		fmt.Fprint(c.out, enterScreen)
+		defer fmt.Fprint(c.out, leaveScreen)
+	}
 	return c.repeat(cmd, interval, func(ctx context.Context, cl *admin.Client) error {
 		s, err := cl.Status(ctx)
 		if err != nil {
@@ -93,7 +115,7 @@ func (c *cli) watchStatus(cmd *cobra.Command, interval time.Duration) error {
 		statusTable(t, s)
 		switch width := c.width(); {
 		case width > 0:
-			_, err = io.WriteString(c.out, clearScreen+t.render(width))
+			_, err = io.WriteString(c.out, clearScreen+fit(t.render(width), c.height()))
 		case worked:
 			_, err = io.WriteString(c.out, "\n"+t.render(0))
 		default:

@@ -189,7 +189,12 @@ func (c *cli) tokenSwitchCommand(verb, short string, disabled bool) *cobra.Comma
 // tokenNamed finds a token by its id, else by a label that only one has.
 func tokenNamed(tokens []admin.UserToken, app, name string) (admin.UserToken, error) {
 	var labelled []admin.UserToken
+	var names []string
 	for _, u := range tokens {
+		names = append(names, u.ID)
+		if u.Label != "" {
+			names = append(names, u.Label)
+		}
 		if u.ID == name {
 			return u, nil
 		}
@@ -201,7 +206,7 @@ func tokenNamed(tokens []admin.UserToken, app, name string) (admin.UserToken, er
 	case 1:
 		return labelled[0], nil
 	case 0:
-		return admin.UserToken{}, lb.Errorf(lb.ErrNotFound, "%s has no user token with the id or label %q; see lbctl token list %s", app, name, app)
+		return admin.UserToken{}, lb.Errorf(lb.ErrNotFound, "%s has no user token with the id or label %q%s", app, name, orSee(lb.DidYouMean(name, names), "lbctl token list "+app))
 	}
 	return admin.UserToken{}, lb.Errorf(lb.ErrInvalid, "%d user tokens of %s have the label %q; name one by its id", len(labelled), app, name)
 }

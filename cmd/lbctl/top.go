@@ -220,13 +220,8 @@ func (s *screen) drawLocked(c *cli) error {
 		_, err := io.WriteString(c.out, text)
 		return err
 	}
-	lines := strings.SplitAfter(t.render(c.width()), "\n")
-	if h := s.height(); h > 0 && len(lines) > h {
-		lines = lines[:h]
-		lines[h-1] = strings.TrimSuffix(lines[h-1], "\n")
-	}
 	// In raw mode a line feed does not return the carriage.
-	_, err := io.WriteString(c.out, clearScreen+strings.ReplaceAll(strings.Join(lines, ""), "\n", "\r\n"))
+	_, err := io.WriteString(c.out, clearScreen+strings.ReplaceAll(fit(t.render(c.width()), s.height()), "\n", "\r\n"))
 	return err
 }
 
@@ -267,19 +262,13 @@ func (c *cli) takeTerminal(s *screen, quit func()) (restore func(), err error) {
 		return nil, fmt.Errorf("take the terminal: %w", err)
 	}
 	s.raw = true
-	s.height = func() int {
-		_, h, err := term.GetSize(int(in.Fd()))
-		if err != nil {
-			return 0
-		}
-		return h
-	}
-	fmt.Fprint(c.out, "\x1b[?1049h\x1b[?25l")
+	s.height = c.height
+	fmt.Fprint(c.out, enterScreen)
 	// It ends with the process: a read of a terminal cannot be cancelled, and
 	// after the command there is nothing left but to exit.
 	go s.keys(c, in, quit)
 	return func() {
-		fmt.Fprint(c.out, "\x1b[?25h\x1b[?1049l")
+		fmt.Fprint(c.out, leaveScreen)
 		_ = term.Restore(int(in.Fd()), old)
 	}, nil
 }

@@ -606,6 +606,10 @@ func TestCompletion_AsksTheServer(t *testing.T) {
 		{"token rm customer_service ", lb.Secret(userToken).Hash().ID()},
 		{"app list -o ", "yaml"},
 		{"top --sort ", "latency"},
+		{"access rm ", "operator"},
+		{"rollback ", "application.create by admin"},
+		{"history ", "application.create by admin"},
+		{"doctor --app ", "customer_service"},
 	} {
 		out := r.ok(append([]string{"__complete"}, strings.Split(c.args, " ")...)...)
 		if !strings.Contains(out, c.want) {
