@@ -29,6 +29,7 @@ lint: ## gofmt, vet, staticcheck
 
 race: ## unit and integration tests under the race detector
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/(test/(e2e|docs|fault|ops)|pkg/store)')
+	$(GO) test -race -timeout 10m -tags portable ./pkg/proxy # as on systems that are not Linux: ordinary Read and Write
 	$(GO) test -race -timeout 15m -p 1 ./pkg/store/... # one at a time: they stop and kill etcds, and wait for elections
 
 e2e: build ## the cluster as real processes, driven by a real Dify SDK, under faults; the commands of the docs

@@ -7,10 +7,10 @@ import (
 )
 
 // finish accounts for the call, once, whatever became of it. It runs also when
-// relay breaks the connection off by a panic.
+// serving it panics.
 func (x *exchange) finish() {
 	if x.body != nil && !x.upgraded {
-		x.bytesIn = x.body.bytesRead()
+		x.bytesIn = x.body.read
 		if n := len(x.tried); n > 0 {
 			x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)
 		}

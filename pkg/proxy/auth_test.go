@@ -34,7 +34,7 @@ func TestAuth_RefusesWithAChallenge(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			r.t = t
 			got := r.raw("GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + tc.fields + "\r\n")
-			if !strings.HasPrefix(got, "HTTP/1.1 401 ") || !strings.Contains(got, "\r\nWww-Authenticate: Bearer") || !strings.Contains(got, `"code":"unauthorized"`) {
+			if !strings.HasPrefix(got, "HTTP/1.1 401 ") || !strings.Contains(got, "\r\nWWW-Authenticate: Bearer") || !strings.Contains(got, `"code":"unauthorized"`) {
 				t.Error(got)
 			}
 		})

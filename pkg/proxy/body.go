@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"syscall"
-	"time"
 
 	"difylb/pkg/lb"
 	"difylb/pkg/userid"
@@ -20,30 +19,29 @@ import (
 // as is needed to send it a second time when the first instance fails.
 const memoryBound = 64 << 10
 
-// body is a client's request body. It hands out readers that begin at the
-// first byte, one after the other, for as long as all that was read is kept.
-//
-// An attempt that has failed may leave http.Transport still reading: reads of
-// the client are therefore made without the lock, one at a time, and what such
-// a read brings is kept for the next reader like any other.
+// body is a client's request body: what of it was read and kept, and where the
+// rest comes from. It can be sent from its first byte for as long as all that
+// was read is kept. It has one owner at a time: the exchange, or the sender
+// that carries it to an instance.
 type body struct {
-	src      io.Reader
-	declared int64 // Content-Length, -1 when chunked
+	src      bodySource // nil where the body came with its head: all of it is in mem
+	declared int64      // Content-Length, -1 when chunked
 	limit    int64
 	dir      string
-	deadline func(time.Time) // sets the read deadline of the client; the zero time is none
-	timeout  time.Duration
 
-	mu      sync.Mutex // guards all below; never held over a read of src
-	idle    sync.Cond  // on mu: reading has become 0
-	reading int        // size of the buffer that a read of src fills now; 0: no read
-	mem     []byte     // the first bytes; never changed, only appended to
-	file    *os.File   // those after mem; unlinked
-	kept    int64      // how many bytes mem and file hold
-	read    int64      // how many have come from src
-	eof     bool
-	closed  bool
-	err     *bodyError // why src can't be read further
+	mem  []byte   // the first bytes; never changed, only appended to
+	file *os.File // those after mem; unlinked
+	kept int64    // how many bytes mem and file hold
+	read int64    // how many have come from src
+	eof  bool
+	err  *bodyError // why src can't be read further
+}
+
+// bodySource is where a request's body comes from: its client's connection.
+type bodySource interface {
+	// readBody reads data of the body, decoded. It waits for the client as long
+	// as that may take, and returns io.EOF at the end.
+	readBody(p []byte) (int, error)
 }
 
 // bodyError is a fault of the client's body.
@@ -60,65 +58,74 @@ func (b *body) tooLarge() *bodyError {
 
 // checkDeclared refuses a body by its Content-Length, before a byte is read.
 func (b *body) checkDeclared() error {
-	if b.declared > b.limit {
-		return b.tooLarge()
+	if b.declared > b.limit || b.read > b.limit {
+		b.err = b.tooLarge()
+		return b.err
 	}
 	return nil
 }
 
-// fillLocked reads from the client into p, behind any read that is under way. Callers
-// hold mu, which it gives up meanwhile.
-func (b *body) fillLocked(p []byte) (int, error) {
-	for b.reading > 0 {
-		b.idle.Wait()
-	}
+// fill reads from the client into p.
+func (b *body) fill(p []byte) (int, error) {
 	switch {
-	case b.closed:
-		return 0, errReaderClosed
 	case b.err != nil:
 		return 0, b.err
 	case b.eof:
 		return 0, io.EOF
 	}
-	b.reading = len(p)
-	b.mu.Unlock()
-	b.deadline(time.Now().Add(b.timeout))
-	n, err := b.src.Read(p)
-	b.deadline(time.Time{}) // it must not end the wait for the answer
-	b.mu.Lock()
-	b.reading = 0
-	b.idle.Broadcast()
+	n, err := b.src.readBody(p)
+	return n, b.took(n, err)
+}
+
+// took accounts for n bytes that were read.
+func (b *body) took(n int, err error) error {
 	b.read += int64(n)
 	switch {
 	case b.read > b.limit:
 		b.err = b.tooLarge()
-		return 0, b.err
+		return b.err
 	case err == io.EOF:
 		b.eof = true
-	case err != nil:
+	case err != nil && err != errSenderStopped:
 		b.err = readFault(err)
-		err = b.err
+		return b.err
 	}
-	return n, err
+	return err
 }
 
 func readFault(err error) *bodyError {
+	var fault *bodyError
+	var network net.Error
 	switch {
+	case errors.As(err, &fault):
+		return fault
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &bodyError{lb.ReasonRequestTimeout, "the request body came too slowly"}
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return &bodyError{lb.ReasonBadRequest, "the request body ended before its declared length"}
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+	case errors.Is(err, net.ErrClosed), errors.Is(err, errClientGone), errors.As(err, &network), isErrno(err):
 		return &bodyError{lb.ReasonClientGone, "the client went away"}
 	}
-	return &bodyError{lb.ReasonBadRequest, "the request body can't be read: it is malformed or the connection broke"}
+	return &bodyError{lb.ReasonBadRequest, "the request body is malformed: " + err.Error()}
 }
 
-// scan reads as far as the scanner needs to decide, keeping everything. Memory
+func isErrno(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno)
+}
+
+// scan reads until the scanner needs no more, keeping everything. Memory
 // grows with what has come, not with what was declared.
 func (b *body) scan(s *userid.Scanner) (userid.Verdict, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	if len(b.mem) > 0 {
+		verdict, err := s.Write(b.mem)
+		if err != nil || verdict != userid.More {
+			return verdict, err
+		}
+	}
+	if b.eof {
+		return s.Finish()
+	}
 	var spool *[]byte
 	defer func() {
 		if spool != nil {
@@ -136,9 +143,9 @@ func (b *body) scan(s *userid.Scanner) (userid.Verdict, error) {
 			}
 			p = *spool
 		}
-		n, err := b.fillLocked(p)
+		n, err := b.fill(p)
 		if n > 0 {
-			if kerr := b.keepLocked(p[:n]); kerr != nil {
+			if kerr := b.keep(p[:n]); kerr != nil {
 				return userid.More, kerr
 			}
 			verdict, serr := s.Write(p[:n])
@@ -166,9 +173,9 @@ func (b *body) growth() int {
 	return 1 << 10
 }
 
-// keepLocked appends to what is kept: to memory up to the bound, where p may
-// stand already, to a file beyond.
-func (b *body) keepLocked(p []byte) error {
+// keep appends to what is kept: to memory up to the bound, where p may stand
+// already, to a file beyond.
+func (b *body) keep(p []byte) error {
 	if b.file == nil && len(b.mem)+len(p) <= memoryBound {
 		b.mem = append(b.mem, p...)
 		b.kept += int64(len(p))
@@ -190,39 +197,17 @@ func (b *body) keepLocked(p []byte) error {
 	return nil
 }
 
-// replayable reports whether a reader may begin again: nothing was let go, and
-// a read that is still under way for an earlier reader can't change that.
-func (b *body) replayable() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.kept == b.read && b.err == nil && (b.reading == 0 || b.kept+int64(b.reading) <= memoryBound)
-}
+// replayable reports whether it can be sent from its first byte.
+func (b *body) replayable() bool { return b.kept == b.read && b.err == nil }
 
 // whole reports whether all of the body has come and is kept.
-func (b *body) whole() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.eof && b.kept == b.read && b.err == nil
-}
+func (b *body) whole() bool { return b.eof && b.replayable() }
 
-// fault returns why the client's body can't be read, nil while it can.
-func (b *body) fault() *bodyError {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.err
-}
-
-// bytesRead returns how much has come from the client.
-func (b *body) bytesRead() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.read
-}
+// inMemory reports whether all of it can be sent at once.
+func (b *body) inMemory() bool { return b.whole() && b.file == nil }
 
 // length returns the body's length if it is known, else -1.
 func (b *body) length() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.declared >= 0 {
 		return b.declared
 	}
@@ -232,99 +217,40 @@ func (b *body) length() int64 {
 	return -1
 }
 
-// bytes returns the whole of a body that is in memory to its end. It is not to
-// be changed.
-func (b *body) bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.mem
+// next reads what follows the first off bytes: what is kept, then what comes
+// from the client. What comes is kept as well while it is little and nothing
+// was let go.
+func (b *body) next(p []byte, off int64) (int, error) {
+	switch {
+	case off < int64(len(b.mem)):
+		return copy(p, b.mem[off:]), nil
+	case b.file != nil && off < b.kept:
+		n, err := b.file.ReadAt(p[:min(int64(len(p)), b.kept-off)], off-int64(len(b.mem)))
+		if n > 0 {
+			err = nil
+		}
+		return n, err
+	}
+	n, err := b.fill(p)
+	if n > 0 && b.kept == b.read-int64(n) && b.file == nil && b.read <= memoryBound {
+		b.mem = append(b.mem, p[:n]...)
+		b.kept = b.read
+	}
+	return n, err
 }
 
-// close ends reading, also a read under way, and lets go of the file. It
-// returns when nobody touches the client's connection any more.
+// close lets go of the file.
 func (b *body) close() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	for b.reading > 0 {
-		// Again and again, because the read may be about to set its own.
-		b.mu.Unlock()
-		b.deadline(aLongTimeAgo)
-		time.Sleep(100 * time.Microsecond)
-		b.mu.Lock()
-	}
 	if b.file != nil {
 		b.file.Close()
 		b.file = nil
 	}
 }
 
-var aLongTimeAgo = time.Unix(1, 0)
+var bufferPool = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// reader returns a reader from the first byte on. Only for a replayable body,
-// and only after the previous reader was closed.
-func (b *body) reader() *bodyReader { return &bodyReader{b: b} }
-
-// bodyReader is one pass over a body. Read and Close may be called from
-// different goroutines, as http.Transport does.
-type bodyReader struct {
-	b      *body
-	off    int64
-	closed bool // guarded by b.mu
-}
-
-var (
-	errReaderClosed  = errors.New("request body reader is closed")
-	errNotReplayable = errors.New("request body was not kept")
-)
-
-func (r *bodyReader) Read(p []byte) (int, error) {
-	b := r.b
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for !r.closed && !b.closed && b.reading > 0 {
-		b.idle.Wait() // for what the reader before this one has begun
-	}
-	switch {
-	case r.closed || b.closed:
-		return 0, errReaderClosed
-	case len(p) == 0:
-		return 0, nil
-	case r.off < int64(len(b.mem)):
-		n := copy(p, b.mem[r.off:])
-		r.off += int64(n)
-		return n, nil
-	case b.file != nil && r.off < b.kept:
-		n, err := b.file.ReadAt(p[:min(int64(len(p)), b.kept-r.off)], r.off-int64(len(b.mem)))
-		r.off += int64(n)
-		if n > 0 {
-			err = nil
-		}
-		return n, err
-	case r.off < b.read:
-		return 0, errNotReplayable
-	}
-	n, err := b.fillLocked(p)
-	// What comes now is kept as well while it is little and nothing was let go.
-	if n > 0 && b.kept == b.read-int64(n) && b.file == nil && b.read <= memoryBound {
-		b.mem = append(b.mem, p[:n]...)
-		b.kept = b.read
-	}
-	r.off += int64(n)
-	return n, err
-}
-
-func (r *bodyReader) Close() error {
-	r.b.mu.Lock()
-	defer r.b.mu.Unlock()
-	r.closed = true
-	return nil
-}
-
-var bufferPool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
-// eventPool is for streams: events are small, and a stream lives long.
-var eventPool = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
+// bufferSize is what is read at once, of a client or an instance.
+const bufferSize = 16 << 10
 
 func getBuffer() *[]byte  { return bufferPool.Get().(*[]byte) }
 func putBuffer(b *[]byte) { bufferPool.Put(b) }

@@ -66,39 +66,6 @@ func refuse(reason lb.Reason, message string) *refusal {
 	return &refusal{reason: reason, message: message}
 }
 
-// checkTarget refuses targets that mean one thing here and another to an
-// instance: bytes that belong percent-encoded, a fragment, and dot segments,
-// which could leave /v1/ once somebody has decoded them.
-func checkTarget(path, query string) *refusal {
-	if !plain(path) || !plain(query) || strings.Contains(path, `\`) {
-		return refuse(lb.ReasonBadRequest, "the request target holds a byte that must be percent-encoded")
-	}
-	if strings.Contains(path, "%") {
-		path = dotsAndSlashes.Replace(path)
-	} else if !strings.Contains(path, "/.") {
-		return nil
-	}
-	for seg := range strings.SplitSeq(path, "/") {
-		if seg == "." || seg == ".." {
-			return refuse(lb.ReasonBadRequest, "the request target holds a dot segment; send the path without it")
-		}
-	}
-	return nil
-}
-
-// plain reports whether s consists of what a path or query may hold, a
-// fragment's sign apart.
-func plain(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '#' {
-			return false
-		}
-	}
-	return true
-}
-
-var dotsAndSlashes = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/")
-
 // admitAddress asks the limit per client address.
 func (c *call) admitAddress() *refusal {
 	r := c.v.table.Settings.RateLimit.PerIP
@@ -203,8 +170,8 @@ func (c *call) admitUser() *refusal {
 	return nil
 }
 
-// try notes that an attempt on instance i begins.
-func (c *call) try(i int) {
+// note notes that an attempt on instance i begins.
+func (c *call) note(i int) {
 	if c.tried == nil {
 		c.tried = c.triedBuf[:0]
 	}

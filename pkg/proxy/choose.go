@@ -31,8 +31,8 @@ func (x *exchange) movesByLoad() bool {
 // was uploaded before. It may be wrong for one that only looks so, or that is
 // too large for memory: such a call stays where its user is.
 func (x *exchange) namesUpload() bool {
-	b := x.body.bytes()
-	return int64(len(b)) < x.body.bytesRead() || bytes.Contains(b, []byte("upload_file_id"))
+	b := x.body.mem
+	return int64(len(b)) < x.body.read || bytes.Contains(b, []byte("upload_file_id"))
 }
 
 // pick asks the Table for the next instance.

@@ -1,13 +1,12 @@
 package proxy
 
 import (
-	"bytes"
-	"io"
 	"net/http"
 	"slices"
 	"time"
 
 	"difylb/pkg/dify"
+	"difylb/pkg/h1"
 	"difylb/pkg/lb"
 	"difylb/pkg/userid"
 )
@@ -32,16 +31,16 @@ type search struct {
 
 // keptAnswer is an answer held back.
 type keptAnswer struct {
-	status int
-	header http.Header
-	body   []byte
-	from   int // instance
+	resp h1.Response
+	head []byte
+	body []byte
+	from int // instance
 }
 
-// begin returns the instance to ask first: home of the conversation that the
+// firstInstance returns the instance to ask first: home of the conversation that the
 // call names, else where the ring says. It is none when home is known and can't
 // be asked: elsewhere the conversation could only be denied.
-func (x *exchange) begin() int {
+func (x *exchange) firstInstance() int {
 	if x.app.app.Worlds > 1 {
 		if x.search.id = x.namedConversation(); x.search.id != "" {
 			if home, known := x.home(); known {
@@ -78,14 +77,12 @@ func (x *exchange) bodyConversation() string {
 	w := watchers.Get().(*dify.Watcher)
 	defer watchers.Put(w)
 	w.Reset("application/json", http.StatusOK, x.kind)
-	r := x.body.reader()
-	defer r.Close()
 	buf := getBuffer()
 	defer putBuffer(buf)
-	for {
-		n, err := r.Read(*buf)
+	for off := int64(0); off < x.body.kept; {
+		n, err := x.body.next(*buf, off)
 		w.Write((*buf)[:n])
-		if err != nil {
+		if off += int64(n); err != nil {
 			break
 		}
 	}
@@ -172,20 +169,20 @@ func (x *exchange) alive(i int) bool {
 // lookElsewhere deals with an answer to a call that names a conversation. It
 // returns the instance to ask next, or answered when the client has got its
 // answer after all. Neither: the answer is the one to pass on.
-func (a *attempt) lookElsewhere(resp *http.Response) (next int, answered bool) {
+func (a *attempt) lookElsewhere() (next int, answered bool) {
 	x, s := a.x, &a.x.search
 	if x.app.app.Worlds < 2 {
 		return none, false
 	}
-	notFound := resp.StatusCode == http.StatusNotFound
+	notFound := a.resp.Status == http.StatusNotFound
 	if notFound && s.id == "" {
 		s.id = x.namedConversation() // by now the body may have been read
 	}
 	switch {
 	case s.id == "":
 		return none, false
-	case notFound && a.code(resp) == "not_found":
-		if s.kept == nil && !a.keep(resp) {
+	case notFound && a.code() == "not_found":
+		if s.kept == nil && !a.keep() {
 			return none, false
 		}
 		s.denied = append(s.denied, a.i)
@@ -194,8 +191,8 @@ func (a *attempt) lookElsewhere(resp *http.Response) (next int, answered bool) {
 		return a.elsewhere()
 	case s.kept == nil:
 		return none, false
-	case a.reason == lb.ReasonOK && !a.closed(resp): // found
-		if resp.StatusCode < 300 {
+	case a.reason == lb.ReasonOK && !a.closed(): // found
+		if a.resp.Status < 300 {
 			x.p.conversations.learn(x.app.app.Decl.Name, s.id, a.route.Decl.Name)
 		}
 		return none, false
@@ -206,8 +203,8 @@ func (a *attempt) lookElsewhere(resp *http.Response) (next int, answered bool) {
 }
 
 // closed reports a 403 that is about the whole application, not this call.
-func (a *attempt) closed(resp *http.Response) bool {
-	return resp.StatusCode == http.StatusForbidden && dify.TokenRejected(resp.StatusCode, a.code(resp))
+func (a *attempt) closed() bool {
+	return a.resp.Status == http.StatusForbidden && dify.TokenRejected(a.resp.Status, a.code())
 }
 
 // harmless reports whether the call may be made once more after this attempt,
@@ -224,7 +221,7 @@ func (a *attempt) harmless() bool {
 // asked yet; without one it answers.
 func (a *attempt) elsewhere() (next int, answered bool) {
 	x := a.x
-	if a.status == 0 && !a.harmless() {
+	if a.resp.Status == 0 && !a.harmless() {
 		x.refuse(refuse(a.reason, failureMessage(a.reason)))
 		return none, true
 	}
@@ -294,16 +291,17 @@ func (x *exchange) deniedByAll() bool {
 }
 
 // keep holds a 404 back, if it is short.
-func (a *attempt) keep(resp *http.Response) bool {
+func (a *attempt) keep() bool {
 	if a.x.body != nil && !a.x.body.replayable() {
 		return false
 	}
-	head, err := io.ReadAll(io.LimitReader(resp.Body, errorBound+1))
-	resp.Body = putBack{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
-	if err != nil || len(head) > errorBound {
+	a.hold(errorBound + 1)
+	if a.err != nil || len(a.held) > errorBound {
 		return false
 	}
-	a.x.search.kept = &keptAnswer{resp.StatusCode, resp.Header, head, a.i}
+	k := &keptAnswer{resp: a.resp, head: slices.Clone(a.head), body: a.held, from: a.i}
+	k.resp.Fields = slices.Clone(a.resp.Fields)
+	a.x.search.kept = k
 	return true
 }
 
@@ -311,8 +309,8 @@ func (a *attempt) keep(resp *http.Response) bool {
 // back, unless an instance that could not be asked may know better. On a 404
 // clients forget the conversation.
 func (x *exchange) answerKept() {
-	if x.r.Context().Err() != nil {
-		x.refuse(refuse(x.interrupted(), failureMessage(lb.ReasonShutdown)))
+	if x.line.over() {
+		x.refuse(refuse(x.line.reason(), failureMessage(lb.ReasonShutdown)))
 		return
 	}
 	if !x.deniedByAll() {
@@ -321,14 +319,12 @@ func (x *exchange) answerKept() {
 	}
 	k := x.search.kept
 	x.instance = x.app.app.Instances[k.from].Decl.Name
-	x.answerHeader(x.w.Header(), k.header)
-	x.status, x.reason, x.firstByte = k.status, lb.ReasonOK, time.Since(x.start)
+	x.status, x.reason, x.firstByte = k.resp.Status, lb.ReasonOK, time.Since(x.start)
 	x.begun = true
-	x.beforeWrite()
-	x.w.WriteHeader(k.status)
-	n, _ := x.w.Write(k.body)
-	x.bytesOut += int64(n)
-	x.app.instances[k.from].stats.Flow(x.shard, 0, int64(n))
+	x.writeAnswerFields(x.down.begin(k.resp.Status), &k.resp, k.head)
+	n := x.answerBody(k.body)
+	x.bytesOut += n
+	x.app.instances[k.from].stats.Flow(x.shard, 0, n)
 }
 
 // staysHome reports whether a call must not be tried in another world: its

@@ -1,10 +1,7 @@
 package proxy
 
 import (
-	"context"
-	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -32,7 +29,6 @@ type origin struct {
 	upstream *upstream
 	instance string
 	host     string
-	tls      bool
 }
 
 func originKey(in *route.Instance) string {
@@ -57,14 +53,14 @@ func (v *view) origins() []origin {
 				continue // of another application it may be usable
 			}
 			seen[key] = true
-			out = append(out, origin{key, a.instances[i].upstream, to.Decl.Name, to.Host, to.TLS})
+			out = append(out, origin{key, a.instances[i].upstream, to.Decl.Name, to.Host})
 		}
 	}
 	return out
 }
 
 // serveFile passes a signed link to the instance that signed it.
-func (x *exchange) serveFile(trusted bool) *refusal {
+func (x *exchange) serveFile() *refusal {
 	if x.method != http.MethodGet && x.method != http.MethodHead {
 		return refuse(lb.ReasonNotFound, "signed links are for GET")
 	}
@@ -80,9 +76,6 @@ func (x *exchange) serveFile(trusted bool) *refusal {
 			}
 		}
 	}
-	x.base = x.baseHeader(trusted)
-	x.base.Del("Connection") // no upgrades
-	x.base.Del("Upgrade")
 	ref := refuse(lb.ReasonNotFound, "no instance knows this link; it may have expired")
 	unsure := refuse(lb.ReasonConnectFailed, "no instance knows this link, and one that may have signed it could not be asked")
 	for _, o := range origins[:min(len(origins), maxOrigins)] {
@@ -94,8 +87,8 @@ func (x *exchange) serveFile(trusted bool) *refusal {
 		case served:
 			x.p.files.learn("", id, o.key)
 			return nil
-		case x.r.Context().Err() != nil:
-			return refuse(x.interrupted(), failureMessage(lb.ReasonShutdown))
+		case x.line.over():
+			return refuse(x.line.reason(), failureMessage(lb.ReasonShutdown))
 		case status == 0 || status >= http.StatusInternalServerError:
 			ref = unsure
 		}
@@ -118,65 +111,23 @@ func fileID(path string) string {
 // fetchFile asks one instance and passes its answer on, unless that is a
 // refusal; then it returns the status, 0 if there was no answer.
 func (x *exchange) fetchFile(o origin) (served bool, status int) {
-	ctx, cancel := context.WithCancel(x.r.Context())
-	defer cancel()
-	watch := newWatchdog(askTimeout, cancel)
-	defer watch.stop()
-	scheme := "http"
-	if o.tls {
-		scheme = "https"
-	}
-	req := &http.Request{
-		Method: x.method, URL: &url.URL{Scheme: scheme, Host: o.host, Opaque: x.path, RawQuery: x.query},
-		Header: x.base.Clone(), Host: o.host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}
-	resp, err := o.upstream.transport.RoundTrip(req.WithContext(ctx))
-	if err != nil {
+	a := &x.attempt
+	a.reset()
+	defer a.finish()
+	a.up, a.to = o.upstream, target{host: o.host}
+	a.read, a.send = askTimeout, askTimeout
+	if a.ask() != lb.ReasonOK {
 		return false, 0
 	}
-	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusSwitchingProtocols: // nobody has asked for it
+	case a.resp.Status == http.StatusSwitchingProtocols: // nobody has asked for it
 		return false, 0
-	case resp.StatusCode >= 400 && resp.StatusCode != http.StatusRequestedRangeNotSatisfiable:
-		_, _ = io.CopyN(io.Discard, resp.Body, errorBound) // to use the connection further
-		return false, resp.StatusCode
+	case a.resp.Status >= 400 && a.resp.Status != http.StatusRequestedRangeNotSatisfiable:
+		a.hold(errorBound) // to use the connection further
+		return false, a.resp.Status
 	}
 	x.instance = o.instance
-	x.passFile(resp, watch)
-	return true, resp.StatusCode
-}
-
-// passFile passes the answer on as it arrives.
-func (x *exchange) passFile(resp *http.Response, watch *watchdog) {
-	x.answerHeader(x.w.Header(), resp.Header)
-	x.status, x.reason, x.firstByte = resp.StatusCode, lb.ReasonOK, time.Since(x.start)
-	x.begun = true
-	x.beforeWrite()
-	x.w.WriteHeader(resp.StatusCode)
-	buf := getBuffer()
-	defer putBuffer(buf)
-	for {
-		watch.expect(filesTimeout)
-		n, err := resp.Body.Read(*buf)
-		watch.pause() // while the client is waited for
-		if n > 0 {
-			x.beforeWrite()
-			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
-				x.reason = lb.ReasonClientGone
-				panic(http.ErrAbortHandler)
-			}
-			x.bytesOut += int64(n)
-		}
-		if err == io.EOF {
-			return
-		}
-		if err != nil {
-			x.reason = lb.ReasonUpstreamBroke
-			if x.r.Context().Err() != nil {
-				x.reason = x.interrupted()
-			}
-			panic(http.ErrAbortHandler)
-		}
-	}
+	a.read, a.reason = filesTimeout, lb.ReasonOK
+	a.relay()
+	return true, a.resp.Status
 }

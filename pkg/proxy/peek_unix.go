@@ -7,24 +7,33 @@ import (
 	"syscall"
 )
 
-// closedByPeer looks at an idle connection without waiting and without taking
-// anything off it: the peer has closed it, or sent what nobody asked for.
-// Behind TLS bytes may be a session ticket; they are left to its reader.
-func closedByPeer(c net.Conn) bool {
+// silentFD looks at a connection without waiting and without taking anything
+// off it. mayTalk: bytes to read are no fault.
+func silentFD(fd int, mayTalk bool) bool {
+	var b [1]byte
+	for {
+		n, _, err := syscall.Recvfrom(fd, b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return err == syscall.EAGAIN
+		default:
+			return n > 0 && mayTalk
+		}
+	}
+}
+
+// silentConn is silentFD for a connection whose descriptor is not at hand.
+func silentConn(c net.Conn, mayTalk bool) bool {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return false
+		return true
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return true
+		return false
 	}
-	closed := false
-	// Control and not Read: http.Transport waits in a read all the time.
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		closed = (err == nil && n == 0) || (err != nil && err != syscall.EAGAIN && err != syscall.EINTR)
-	})
-	return closed || err != nil
+	silent := false
+	err = raw.Control(func(fd uintptr) { silent = silentFD(int(fd), mayTalk) })
+	return silent && err == nil
 }

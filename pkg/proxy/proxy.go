@@ -7,18 +7,23 @@
 // The life of one request, and where to read it:
 //
 //	server.go    accept, limits of connections, shutdown
-//	conn.go      a client's connection: errors below the handler
-//	inspect.go   what is refused before net/http sees it
-//	handler.go   local answers, and the steps of a routed request in order
+//	wire.go      a connection: waiting, reading and writing without blocking, deadlines
+//	hangup_*.go  who tells that a peer has left
+//	client.go    a client's connection: requests in, answers out
+//	h2.go        the same for a stream of HTTP/2
+//	exchange.go  local answers, and the steps of a routed request in order
 //	call.go      what decides: application, user, limits, instance, retry
 //	body.go      the client's body: scanned, kept as far as needed, replayed
-//	upstream.go  the pool of connections to one instance
-//	relay.go     attempts on instances, the answer on its way back, upgrades
+//	relay.go     attempts on instances, and the answer on its way back
+//	sender.go    the request on its way to an instance
+//	upstream.go  the pool of connections to one instance; dial.go makes them
+//	tunnel.go    upgraded connections
 //	stop.go      stops, which may concern several instances
 //	conversation.go  conversations stay where they were begun
 //	files.go     signed links go to who signed them
 //	memory.go    which instance runs a task, holds a conversation, signed a file
 //	headers.go   what is rewritten in both heads
+//	lifeline.go  what ends a request before its time
 //	view.go      a Table with the run-time state beside it
 //	choose.go    which instance is next, and what load has to do with it
 //	shares.go    this proxy's part of the limits that hold for the cluster
@@ -125,6 +130,7 @@ type Proxy struct {
 	files         *memory // file → address
 	draining      atomic.Bool
 
+	hangups     *hangups      // nil where there is none to be had
 	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
 	connections atomic.Int64  // open client connections
 	counts      counts
@@ -163,6 +169,11 @@ func New(opts Options) *Proxy {
 		states:        make(map[string]*appState),
 	}
 	p.setPlace(place{proxies: 1})
+	if h, err := newHangups(); err != nil {
+		p.log.Warn().Err(err).Msg("clients that leave are noticed late")
+	} else {
+		p.hangups = h
+	}
 	return p
 }
 
@@ -209,6 +220,7 @@ func (p *Proxy) Close() {
 	for _, st := range p.states {
 		st.retire()
 	}
+	p.hangups.close()
 }
 
 // Table returns the Table in force, nil before the first.

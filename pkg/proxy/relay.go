@@ -1,21 +1,16 @@
 package proxy
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
-	"net/url"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"difylb/pkg/dify"
+	"difylb/pkg/h1"
 	"difylb/pkg/lb"
 	"difylb/pkg/limit"
 	"difylb/pkg/route"
@@ -30,8 +25,8 @@ func (x *exchange) forward() *refusal {
 		}
 	}
 	ref := refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
-	for i := x.begin(); i >= 0; {
-		ref, i = x.attempt(i)
+	for i := x.firstInstance(); i >= 0; {
+		ref, i = x.try(i)
 	}
 	return ref
 }
@@ -39,9 +34,9 @@ func (x *exchange) forward() *refusal {
 // none stands for the index of an instance where there is none.
 const none = -1
 
-// attempt sends the request to instance i. It returns the refusal to answer
+// try sends the request to instance i. It returns the refusal to answer
 // with, nil when the answer was relayed, or else the instance to try next.
-func (x *exchange) attempt(i int) (ref *refusal, next int) {
+func (x *exchange) try(i int) (ref *refusal, next int) {
 	in := x.app.instances[i]
 	if ref := x.enter(in); ref != nil {
 		if x.search.kept != nil {
@@ -50,26 +45,24 @@ func (x *exchange) attempt(i int) (ref *refusal, next int) {
 		}
 		return ref, none
 	}
-	x.try(i)
-	a := &attempt{x: x, i: i, in: in, route: &x.app.app.Instances[i], start: time.Now(), retry: x.attempts > 1}
+	x.note(i)
+	a := &x.attempt
+	a.prepare(i)
 	in.stats.Begin(x.shard)
-	defer a.end()
-	resp, reason := a.send()
-	if resp == nil {
-		return a.failed(reason)
+	defer a.account()
+	if a.reason = a.ask(); a.reason != lb.ReasonOK {
+		return a.failed()
 	}
-	defer resp.Body.Close()
-	a.status = resp.StatusCode
 	a.firstByte = time.Since(a.start)
-	a.reason = judge(resp.StatusCode)
-	if resp.StatusCode == http.StatusTooManyRequests && a.busy(resp) {
+	a.reason = judge(a.resp.Status)
+	if a.resp.Status == http.StatusTooManyRequests && dify.Busy(a.resp.Status, a.code()) {
 		a.reason = lb.ReasonBusy
 	}
-	if next, answered := a.lookElsewhere(resp); answered || next >= 0 {
+	if next, answered := a.lookElsewhere(); answered || next >= 0 {
 		return nil, next
 	}
 	if a.reason != lb.ReasonOK {
-		if next := x.next(i, a.reason, resp.StatusCode); next >= 0 {
+		if next := x.next(i, a.reason, a.resp.Status); next >= 0 {
 			return nil, next
 		}
 		// Its answer is worth more than one of ours, but for a 401, which the
@@ -78,10 +71,10 @@ func (x *exchange) attempt(i int) (ref *refusal, next int) {
 			return refuse(a.reason, failureMessage(a.reason)), none
 		}
 	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return a.tunnel(resp), none
+	if a.resp.Status == http.StatusSwitchingProtocols {
+		return a.tunnel(), none
 	}
-	a.relay(resp)
+	a.relay()
 	return nil, none
 }
 
@@ -90,7 +83,10 @@ func (x *exchange) attempt(i int) (ref *refusal, next int) {
 // request at a time, so what is chosen here is to be tried.
 func (x *exchange) next(i int, reason lb.Reason, status int) int {
 	now := time.Now()
-	if !x.mayRetry(reason, status, now) || (x.body != nil && !x.body.replayable()) {
+	if x.attempt.sender != nil {
+		x.attempt.stopSender()
+	}
+	if x.line.over() || !x.mayRetry(reason, status, now) || (x.body != nil && !x.body.replayable()) {
 		return none
 	}
 	next := x.choose(now)
@@ -110,7 +106,9 @@ func (x *exchange) enter(in *instanceState) *refusal {
 	if in.gate.TryAcquire() {
 		return nil
 	}
-	err := in.gate.Acquire(x.r.Context(), x.user, x.app.app.Decl.Queue.Timeout.D())
+	ctx, release := x.line.context()
+	defer release()
+	err := in.gate.Acquire(ctx, strings.Clone(x.user), x.app.app.Decl.Queue.Timeout.D())
 	switch {
 	case err == nil:
 		return nil
@@ -119,62 +117,161 @@ func (x *exchange) enter(in *instanceState) *refusal {
 	case errors.Is(err, limit.ErrQueueTimeout):
 		return refuse(lb.ReasonQueueTimeout, "the user's instance was busy for too long")
 	}
-	return refuse(x.interrupted(), failureMessage(lb.ReasonShutdown))
+	return refuse(x.line.reason(), failureMessage(lb.ReasonShutdown))
 }
 
-// attempt is one request to one instance.
+// attempt is one request to one instance. It belongs to its exchange, and is
+// used again for the next.
 type attempt struct {
 	x     *exchange
-	i     int
-	in    *instanceState
+	i     int            // index of the instance; none for those of no application
+	in    *instanceState // nil likewise
 	route *route.Instance
+	up    *upstream
+	to    target
+	read  time.Duration // longest silence
+	send  time.Duration
 	start time.Time
 	retry bool
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	watch  *watchdog // cancels when nothing moves
-	reader *bodyReader
+	conn   *instanceConn
+	phase  phase
+	err    error
+	wrote  bool // the whole request
+	begun  bool // a byte of it
+	gone   bool // see letGo
+	out    h1.Head
+	sender *sender // carries a body that is still under way; nil: there is none
 
+	in16     *[]byte // what has come: (*in16)[r:n] is not consumed
+	long     []byte  // the same, for heads that need more
+	r, n     int
+	heard    bool // a byte of the answer has come
+	interims int
+
+	head    []byte // of the answer; resp has spans into it
+	resp    h1.Response
+	chunked *h1.Chunked
+	left    int64
+	over    bool   // the body is complete
+	surplus bool   // and something followed it
+	held    []byte // data that was looked at before it may be passed on
+	holding int    // how much is to be held; 0: data goes to the client
+
+	watcher   *dify.Watcher
 	reason    lb.Reason
-	status    int
 	firstByte time.Duration
 	stream    bool
 }
 
-// end accounts for the attempt, whatever became of it.
-func (a *attempt) end() {
-	a.watch.stop()
-	a.cancel(nil)
-	if a.reader != nil {
-		a.reader.Close() // the transport may still be at it
+// phase is what an attempt waits for.
+type phase uint8
+
+const (
+	phaseWrite phase = iota // nothing: the request is to be written
+	phaseHead               // the head of the answer
+	phaseBody               // its body
+)
+
+// prepare begins an attempt on instance i of the call's application.
+func (a *attempt) prepare(i int) {
+	x := a.x
+	app := x.app.app
+	in := &app.Instances[i]
+	a.reset()
+	a.i, a.in, a.route, a.up = i, x.app.instances[i], in, x.app.instances[i].upstream
+	a.read, a.send = app.Decl.Timeouts.Read.D(), app.Decl.Timeouts.Send.D()
+	a.up.connect.Store(int64(app.Decl.Timeouts.Connect))
+	a.to = target{host: in.Host, authorization: in.Authorization.Reveal(), app: app.Decl.Name, instance: in.Decl.Name}
+	if in.PreserveHost && !x.req.Host.Empty() {
+		a.to.host = x.in(x.req.Host)
 	}
+	a.retry = x.attempts > 1
+	a.start = time.Now()
+}
+
+// reset makes the attempt ready for use, keeping what can be used again.
+func (a *attempt) reset() {
+	fields := a.resp.Fields[:0]
+	*a = attempt{x: a.x, i: none, chunked: a.chunked}
+	a.resp.Fields = fields
+}
+
+// account ends the attempt and accounts for it, whatever became of it.
+func (a *attempt) account() {
+	a.finish()
 	now := time.Now()
 	a.in.stats.End(a.x.shard, stats.Sample{
 		Reason: a.reason, Retry: a.retry, Stream: a.stream,
 		Latency: now.Sub(a.start), FirstByte: a.firstByte,
 	})
+	a.letGo(now)
+}
+
+// letGo ends what others can notice of the attempt: its place at the instance,
+// and what its end says about that. It is due before the last bytes of the
+// answer, so that a client who has them finds it done.
+func (a *attempt) letGo(now time.Time) {
+	if a.in == nil || a.gone {
+		return
+	}
+	a.gone = true
 	a.in.gate.Release()
-	a.x.observe(a.i, a.reason, a.status, now)
+	a.x.observe(a.i, a.reason, a.resp.Status, now)
+}
+
+// giveBack gives the connection back if it may be used again.
+func (a *attempt) giveBack() {
+	c := a.conn
+	if c == nil {
+		return
+	}
+	a.x.line.waitFor(nil)
+	a.conn = nil
+	if a.over && a.wrote && !a.surplus && a.r == a.n && a.resp.KeepAlive && a.err == nil {
+		a.up.put(c, a.x.shard)
+	} else {
+		c.close()
+	}
+}
+
+// finish gives back what the attempt holds.
+func (a *attempt) finish() {
+	if a.sender != nil {
+		a.stopSender()
+	}
+	a.giveBack()
+	a.dropInput()
+}
+
+func (a *attempt) dropInput() {
+	if a.in16 != nil {
+		putBuffer(a.in16)
+		a.in16 = nil
+	}
+	a.long, a.r, a.n = nil, 0, 0
 }
 
 // failed decides what follows an attempt without an answer.
-func (a *attempt) failed(reason lb.Reason) (*refusal, int) {
+func (a *attempt) failed() (*refusal, int) {
 	x := a.x
-	a.reason = reason
-	if x.body != nil && reason != lb.ReasonConnectFailed {
-		if fault := x.body.fault(); fault != nil { // the client's doing, not the instance's
+	if x.body != nil && a.reason != lb.ReasonConnectFailed {
+		if a.sender != nil {
+			a.stopSender()
+		}
+		if fault := x.body.err; fault != nil { // the client's doing, not the instance's
 			a.reason = fault.reason
 			return x.bodyRefusal(fault), none
 		}
 	}
-	if x.search.kept != nil && !interruption(reason) {
+	if x.search.kept != nil && !interruption(a.reason) {
 		next, answered := a.elsewhere()
 		if answered {
 			return nil, none
 		}
 		return nil, next
 	}
+	reason := a.reason
 	return refuse(reason, failureMessage(reason)), x.next(a.i, reason, 0)
 }
 
@@ -183,404 +280,481 @@ func interruption(reason lb.Reason) bool {
 	return reason == lb.ReasonClientGone || reason == lb.ReasonShutdown
 }
 
-// send writes the request and waits for the head of the answer. A nil response
-// comes with the reason.
-func (a *attempt) send() (*http.Response, lb.Reason) {
-	x, timeouts := a.x, &a.x.app.app.Decl.Timeouts
-	a.in.upstream.connect.Store(int64(timeouts.Connect))
-	ctx, cancel := context.WithCancelCause(x.r.Context())
-	a.cancel = cancel
-	a.watch = newWatchdog(timeouts.Connect.D()+timeouts.Read.D(), func() { cancel(errUpstreamTimeout) })
-
-	var connected atomic.Bool
-	var conn atomic.Pointer[upstreamConn]
-	var use atomic.Uint64 // of conn
-	informational := &informational{x: x}
-	a.ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			c := upstreamConnOf(info.Conn)
-			use.Store(c.begin(info.Reused, info.IdleTime))
-			conn.Store(c)
-			connected.Store(true)
-			a.watch.expect(timeouts.Read.D())
-		},
-		PutIdleConn: func(err error) {
-			if c := conn.Load(); c != nil && err == nil {
-				c.end(use.Load())
-			}
-		},
-		Got1xxResponse: informational.forward,
-	})
-	resp, err := a.in.upstream.transport.RoundTrip(a.request())
-	for err != nil && ctx.Err() == nil && conn.Load().unwritten() && (x.body == nil || x.body.replayable()) {
-		// An idle connection that the instance had closed: this was no attempt.
-		conn.Store(nil)
-		connected.Store(false)
-		if a.reader != nil {
-			a.reader.Close()
-		}
-		resp, err = a.in.upstream.transport.RoundTrip(a.request())
-	}
-	informational.done()
-	if err != nil {
-		return nil, failure(ctx, err, connected.Load())
-	}
-	a.watch.expect(timeouts.Read.D())
-	return resp, lb.ReasonOK
-}
-
-func (a *attempt) request() *http.Request {
-	req := a.head()
-	if a.x.body != nil {
-		a.addBody(req)
-	}
-	return req
-}
-
-// head returns the request without a body.
-func (a *attempt) head() *http.Request {
+// ask sends the request and waits for the head of the final answer.
+func (a *attempt) ask() lb.Reason {
 	x := a.x
-	scheme := "http"
-	if a.route.TLS {
-		scheme = "https"
-	}
-	req := &http.Request{
-		Method: x.method,
-		// Opaque keeps the path byte for byte.
-		URL:    &url.URL{Scheme: scheme, Host: a.route.Host, Opaque: x.path, RawQuery: x.query, ForceQuery: x.query == "" && strings.HasSuffix(x.r.RequestURI, "?")},
-		Header: x.upstreamHeader(a.route),
-		Host:   a.route.Host,
-		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}
-	if a.route.PreserveHost {
-		req.Host = x.r.Host
-	}
-	return req.WithContext(a.ctx)
-}
-
-// addBody gives the request the client's body.
-func (a *attempt) addBody(req *http.Request) {
-	x := a.x
-	req.ContentLength = x.body.length()
-	var trailer http.Header
-	if len(x.r.Trailer) > 0 {
-		req.ContentLength = -1 // only a chunked body has trailers
-		trailer = make(http.Header)
-		for name := range x.r.Trailer {
-			if trailerAllowed(name) {
-				trailer[name] = nil
+	for {
+		if a.conn = a.up.take(x.shard); a.conn == nil {
+			ctx, release := x.line.context()
+			conn, err := a.up.dial(ctx)
+			release()
+			if err != nil {
+				if x.line.over() {
+					return x.line.reason()
+				}
+				return lb.ReasonConnectFailed
 			}
+			a.conn = conn
 		}
-		req.Trailer = trailer
-	}
-	a.reader = x.body.reader()
-	req.Body = &uploadReader{bodyReader: a.reader, a: a, trailer: trailer}
-}
-
-// uploadReader tells the watchdog whom it waits for: the client while it is
-// being read, which has a time limit of its own, else the instance that is to
-// take what was read.
-type uploadReader struct {
-	*bodyReader
-	a       *attempt
-	trailer http.Header // filled in at the end; nil for none
-}
-
-func (r *uploadReader) Read(p []byte) (int, error) {
-	r.a.watch.pause()
-	n, err := r.bodyReader.Read(p)
-	timeouts := &r.a.x.app.app.Decl.Timeouts
-	if err == nil {
-		r.a.watch.expect(timeouts.Send.D())
-		return n, nil
-	}
-	r.a.watch.expect(timeouts.Read.D())
-	if err == io.EOF && r.trailer != nil {
-		for name := range r.trailer {
-			r.trailer[name] = r.a.x.r.Trailer[name]
+		a.phase, a.err = phaseWrite, nil
+		x.line.waitFor(&a.conn.wire)
+		a.wait()
+		if a.err == nil {
+			return lb.ReasonOK
 		}
-	}
-	return n, err
-}
-
-// watchdog calls a function when nothing has happened for as long as it was
-// told to expect. Safe for concurrent use.
-type watchdog struct {
-	mu      sync.Mutex // guards timer against a late expect
-	timer   *time.Timer
-	stopped bool
-}
-
-func newWatchdog(d time.Duration, bark func()) *watchdog {
-	return &watchdog{timer: time.AfterFunc(d, bark)}
-}
-
-// expect begins to wait anew.
-func (w *watchdog) expect(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.stopped {
-		w.timer.Reset(d)
+		// An idle connection that the instance had closed, and that took nothing
+		// of the request, was no attempt.
+		if !a.conn.used || a.begun || a.err == errInterrupted || x.line.over() {
+			return a.failure()
+		}
+		x.line.waitFor(nil)
+		a.conn.close()
+		a.conn = nil
 	}
 }
 
-// pause stops waiting until the next expect.
-func (w *watchdog) pause() { w.timer.Stop() }
-
-// stop stops waiting for good.
-func (w *watchdog) stop() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.stopped = true
-	w.timer.Stop()
+// wait waits until the phase is over; err says whether well.
+func (a *attempt) wait() {
+	if a.x.line.over() {
+		a.err = errInterrupted
+		return
+	}
+	if err := a.conn.await(a); err != nil && a.err == nil {
+		a.err = err
+	}
 }
 
-// informational passes 1xx answers on. They come from the transport's
-// goroutine, and not after the final answer.
-type informational struct {
-	x     *exchange
-	mu    sync.Mutex // guards the fields below, and x.w before the final answer
-	ended bool
-	count int
-}
+var (
+	errInterrupted = errors.New("the client is gone, or the time of a shutdown is over")
+	errBody        = errors.New("request body could not be read")
+	errSurplus     = errors.New("too many interim answers")
+)
 
-func (f *informational) forward(code int, header textproto.MIMEHeader) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	// 100 was for us, 101 is the final answer to an upgrade, and HTTP/1.0 knows
-	// none (RFC 9110 section 15.2).
-	if f.ended || code == http.StatusContinue || code == http.StatusSwitchingProtocols || !f.x.r.ProtoAtLeast(1, 1) {
-		return nil
+// woken is called after an interruption.
+func (a *attempt) woken() error {
+	switch {
+	case a.x.line.over():
+		return errInterrupted
+	case a.sender != nil && a.sender.failed.Load() && !a.heard:
+		return a.sender.err
+	case a.conn.expired():
+		return errUpstreamTimeout
 	}
-	if f.count++; f.count > maxInformational {
-		return errTooManyInformational
-	}
-	fields := http.Header(header)
-	removeHopByHop(fields)
-	fields.Del("Authorization")
-	h := f.x.w.Header()
-	ours := h.Clone()
-	maps.Copy(h, fields)
-	f.x.begun = true
-	f.x.beforeWrite()
-	f.x.w.WriteHeader(code)
-	f.x.afterWrite()
-	clear(h)
-	maps.Copy(h, ours)
 	return nil
 }
 
-// maxInformational is how many interim answers an instance may send.
-const maxInformational = 8
-
-var errTooManyInformational = errors.New("too many 1xx answers")
-
-func (f *informational) done() {
-	f.mu.Lock()
-	f.ended = true
-	f.mu.Unlock()
+// ready is called when bytes of the instance may be there, and once before.
+func (a *attempt) ready() bool {
+	quiet := false // all that was there is read
+	if a.phase == phaseWrite {
+		a.phase = phaseHead
+		if quiet = a.writeRequest(); !quiet && !a.begun {
+			return true
+		}
+	}
+	for {
+		if a.r < a.n {
+			done, fed := a.consume()
+			if done {
+				return true
+			}
+			if fed {
+				continue
+			}
+		}
+		if quiet && !a.conn.hup.Load() {
+			a.rest()
+			return false
+		}
+		if a.conn.raw == nil {
+			a.rest() // an ordinary read waits
+		}
+		p := a.room()
+		n, err := a.conn.read(p)
+		if err == errAgain {
+			if a.conn.raw != nil {
+				a.rest()
+			}
+			return false
+		}
+		if err != nil {
+			a.ended(err)
+			return true
+		}
+		a.heard = true
+		a.n += n
+		quiet = a.conn.drained(n, len(p))
+	}
 }
+
+// room returns where to read to.
+func (a *attempt) room() []byte {
+	if a.long == nil && a.in16 == nil {
+		a.in16 = getBuffer()
+	}
+	buf := a.input()
+	if a.n == len(buf) {
+		if a.r > 0 {
+			a.n = copy(buf, buf[a.r:a.n])
+			a.r = 0
+		} else { // a long head; the limit of heads bounds it
+			long := make([]byte, 2*len(buf))
+			copy(long, buf)
+			if a.in16 != nil {
+				putBuffer(a.in16)
+				a.in16 = nil
+			}
+			a.long = long
+		}
+	}
+	return a.input()[a.n:]
+}
+
+func (a *attempt) input() []byte {
+	if a.long != nil {
+		return a.long
+	}
+	return *a.in16
+}
+
+// rest prepares for a wait: nothing is held that need not be, and the instance
+// has its time from now on.
+func (a *attempt) rest() {
+	if a.r == a.n {
+		a.dropInput()
+	}
+	if a.phase == phaseBody && a.holding == 0 && a.x.down.flush() != nil {
+		a.err = errClientGone
+		a.x.line.end(clientGone)
+		a.conn.interrupt()
+	}
+	if a.sender == nil || a.sender.over.Load() {
+		a.conn.expect(a.read)
+	} else if a.phase == phaseHead {
+		a.conn.relax() // the sender has limits of its own
+	}
+}
+
+// consume works on what has come. done says that the phase is over, fed that
+// something was consumed.
+func (a *attempt) consume() (done, fed bool) {
+	if a.phase == phaseHead {
+		return a.consumeHead()
+	}
+	return a.consumeBody(), true
+}
+
+// consumeHead reads the head of the answer, and those before it.
+func (a *attempt) consumeHead() (done, fed bool) {
+	buf := a.input()[a.r:a.n]
+	size, err := a.resp.Parse(buf, a.x.req.Method, &a.x.s.heads)
+	if err == h1.ErrIncomplete {
+		return false, false
+	}
+	if err != nil {
+		a.err = err
+		return true, false
+	}
+	a.r += size
+	if a.resp.Interim() {
+		a.err = a.passInterim(buf)
+		a.resp.Reset()
+		return a.err != nil, true
+	}
+	a.head = buf[:size]
+	a.left, a.over = a.resp.ContentLength, a.resp.Body == h1.BodyNone
+	switch a.resp.Body {
+	case h1.BodyChunked:
+		if a.chunked == nil {
+			a.chunked = new(h1.Chunked)
+		}
+		a.chunked.Reset(&a.x.s.heads)
+	case h1.BodyLength:
+		a.over = a.left == 0
+	}
+	if a.over && a.r < a.n && !a.resp.Upgraded {
+		a.surplus = true
+	}
+	return true, true
+}
+
+// maxInterim is how many interim answers an instance may send.
+const maxInterim = 8
+
+// passInterim passes a 1xx answer on. 100 was for us.
+func (a *attempt) passInterim(buf []byte) error {
+	if a.interims++; a.interims > maxInterim {
+		return errSurplus
+	}
+	if a.resp.Status == http.StatusContinue {
+		return nil
+	}
+	a.x.begun = true
+	err := a.x.down.interim(a.resp.Status, func(w fieldWriter) {
+		for i := range a.resp.Fields {
+			if f := &a.resp.Fields[i]; !f.Hop && f.ID != h1.Authorization {
+				w.Copy(*f, buf)
+			}
+		}
+	})
+	if err != nil {
+		return errClientGone
+	}
+	return nil
+}
+
+// consumeBody takes the framing off what has come and passes it on.
+func (a *attempt) consumeBody() (done bool) {
+	p := a.input()[a.r:a.n]
+	data := p
+	switch a.resp.Body {
+	case h1.BodyLength:
+		data = p[:min(int64(len(p)), a.left)]
+		a.left -= int64(len(data))
+		a.over = a.left == 0
+		a.r += len(data)
+	case h1.BodyUntilClose:
+		a.r = a.n
+	default:
+		var used int
+		var err error
+		if data, used, err = a.unchunk(p); err != nil {
+			if a.err = a.pass(data, false); a.err == nil {
+				a.err = err
+			}
+			return true
+		}
+		a.over = a.chunked.Done()
+		a.r += used
+	}
+	a.surplus = a.over && a.r < a.n
+	if a.holding > 0 {
+		a.held = append(a.held, data...)
+		return a.over || len(a.held) >= a.holding
+	}
+	a.err = a.pass(data, a.over)
+	return a.over || a.err != nil
+}
+
+// unchunk returns the data of all chunks in p as one piece, and how much of p
+// was consumed. It overwrites p.
+func (a *attempt) unchunk(p []byte) (all []byte, used int, err error) {
+	for used < len(p) && !a.chunked.Done() {
+		data, n, err := a.chunked.Next(p[used:])
+		if err != nil {
+			return all, used, err
+		}
+		switch used += n; {
+		case len(data) == 0:
+		case len(all) == 0:
+			all = data
+		default:
+			to := copy(p, all)
+			all = p[:to+copy(p[to:], data)]
+		}
+	}
+	return all, used, nil
+}
+
+// pass writes a piece of the answer to the client.
+func (a *attempt) pass(p []byte, last bool) error {
+	x := a.x
+	if a.watcher != nil && len(p) > 0 {
+		a.saw(a.watcher.Write(p))
+	}
+	last = last && !a.trailers()
+	if len(p) == 0 && !last {
+		return nil
+	}
+	if last {
+		a.complete()
+	}
+	if err := x.down.write(p, last); err != nil {
+		return errClientGone
+	}
+	x.bytesOut += int64(len(p))
+	if a.in != nil {
+		a.in.stats.Flow(x.shard, 0, int64(len(p)))
+	}
+	return nil
+}
+
+// complete is due when the whole answer is known, and before the end of it goes out.
+func (a *attempt) complete() {
+	if a.watcher != nil {
+		a.learn()
+	}
+	a.letGo(time.Now())
+}
+
+// trailers reports whether a trailer section is to be passed on.
+func (a *attempt) trailers() bool {
+	return a.resp.Body == h1.BodyChunked && len(a.chunked.Trailer.Fields) > 0
+}
+
+// ended is told that the instance has closed the connection, or broke it.
+func (a *attempt) ended(err error) {
+	if a.phase == phaseBody && a.resp.Body == h1.BodyUntilClose && err == io.EOF {
+		a.over = true
+		if a.holding == 0 {
+			a.err = a.pass(nil, true)
+		}
+		return
+	}
+	if a.err = err; err == io.EOF {
+		a.err = io.ErrUnexpectedEOF
+	}
+}
+
+// failure classifies why there is no answer, or no end of it.
+func (a *attempt) failure() lb.Reason {
+	var nonsense *h1.Error
+	switch {
+	case a.x.line.over():
+		return a.x.line.reason()
+	case a.err == errClientGone:
+		return lb.ReasonClientGone
+	case a.err == errUpstreamTimeout:
+		return lb.ReasonUpstreamTimeout
+	case a.err == errSurplus, errors.As(a.err, &nonsense):
+		return lb.ReasonUpstreamInvalid
+	case a.err == h1.ErrUnsafe:
+		return lb.ReasonInternal
+	}
+	return lb.ReasonUpstreamBroke
+}
+
+// field returns the first value of a field of the answer.
+func (a *attempt) field(id h1.KnownField) []byte { return a.resp.First(id).In(a.head) }
 
 // errorBound is how much of an error answer is looked at.
 const errorBound = 4 << 10
 
-// busy reports whether a 429 is Dify's own concurrency cap, which says that
-// nothing was started.
-func (a *attempt) busy(resp *http.Response) bool {
-	return dify.Busy(resp.StatusCode, a.code(resp))
-}
-
 // code returns the code of an error answer, "" if it has none that can be
-// read. It reads the beginning of the body and puts it back.
-func (a *attempt) code(resp *http.Response) string {
-	if resp.Header.Get("Content-Encoding") != "" {
+// read. What it reads is held, and passed on with the rest.
+func (a *attempt) code() string {
+	if a.resp.Has(h1.ContentEncoding) {
 		return ""
 	}
-	head, err := io.ReadAll(io.LimitReader(resp.Body, errorBound))
-	resp.Body = putBack{io.MultiReader(bytes.NewReader(head), resp.Body), resp.Body}
-	if err != nil {
-		return ""
-	}
-	return dify.ErrorCode(head)
+	a.hold(errorBound)
+	return dify.ErrorCode(a.held[:min(len(a.held), errorBound)])
 }
 
-type putBack struct {
-	io.Reader
-	io.Closer
+// hold reads data of the answer's body until there is so much, or all of it.
+func (a *attempt) hold(bound int) {
+	if a.over || a.err != nil || len(a.held) >= bound {
+		return
+	}
+	a.head = slices.Clone(a.head) // its place is going to be read to
+	a.phase, a.holding = phaseBody, bound
+	for a.r < a.n {
+		if a.consumeBody() {
+			break
+		}
+	}
+	if !a.over && a.err == nil && len(a.held) < bound {
+		a.wait()
+	}
+	a.holding = 0
 }
 
 var watchers = sync.Pool{New: func() any { return new(dify.Watcher) }}
 
 // relay passes the answer on as it arrives.
-func (a *attempt) relay(resp *http.Response) {
+func (a *attempt) relay() {
 	x := a.x
-	contentType := resp.Header.Get("Content-Type")
+	contentType := stringOf(a.field(h1.ContentType))
 	a.stream = strings.HasPrefix(contentType, "text/event-stream")
-	if a.stream {
+	if a.stream && a.in != nil {
 		a.in.stats.StreamBegin(x.shard)
 	}
-	x.status, x.reason, x.firstByte = resp.StatusCode, a.reason, time.Since(x.start)
-	var watcher *dify.Watcher
-	if resp.Header.Get("Content-Encoding") == "" {
-		watcher = watchers.Get().(*dify.Watcher)
-		watcher.Reset(contentType, resp.StatusCode, x.kind)
-		defer watchers.Put(watcher)
+	x.status, x.reason, x.firstByte = a.resp.Status, a.reason, time.Since(x.start)
+	if a.in != nil && !a.resp.Has(h1.ContentEncoding) {
+		a.watcher = watchers.Get().(*dify.Watcher)
+		a.watcher.Reset(contentType, a.resp.Status, x.kind)
 	}
-	a.answerHead(resp)
-	err := a.copy(resp, watcher)
-	if watcher != nil {
-		a.learn(watcher, resp.StatusCode)
+	a.relayBody(a.answerHead())
+	if a.watcher != nil {
+		a.learn()
 	}
-	switch {
-	case err == nil:
-		a.answerTrailer(resp)
+	if a.err == nil {
 		return
-	case errors.Is(err, errClientGone):
-		a.reason = lb.ReasonClientGone
-	default:
-		a.reason = failure(a.ctx, err, true)
-		if x.body != nil {
-			if fault := x.body.fault(); fault != nil && a.reason != lb.ReasonUpstreamTimeout {
-				a.reason = fault.reason // the client broke off sending, so the instance did, too
-			}
-		}
+	}
+	a.reason = a.failure()
+	if a.sender != nil {
+		a.stopSender()
+	}
+	if x.body != nil && x.body.err != nil && a.reason != lb.ReasonUpstreamTimeout && !interruption(a.reason) {
+		a.reason = x.body.err.reason // the client broke off sending, so the instance did, too
 	}
 	x.reason = a.reason
-	// The head is gone out: only breaking off tells the client that this is
-	// not the end. net/http does that when a handler panics with this value.
-	panic(http.ErrAbortHandler)
+	_ = x.down.flush()
+	x.down.abort() // only breaking off tells the client that this is not the end
 }
 
-func (a *attempt) answerHead(resp *http.Response) {
+// answerHead writes the head of the answer.
+func (a *attempt) answerHead() error {
 	x := a.x
-	h := x.w.Header()
-	x.answerHeader(h, resp.Header)
-	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // keeps net/http from guessing one
-	}
-	for name := range resp.Trailer {
-		if trailerAllowed(name) {
-			h.Add("Trailer", name)
+	w := x.down.begin(a.resp.Status)
+	x.writeAnswerFields(w, &a.resp, a.head)
+	kind := a.resp.Body
+	if kind == h1.BodyChunked && a.resp.Has(h1.Trailer) {
+		for i := range a.resp.Fields {
+			if f := &a.resp.Fields[i]; f.ID == h1.Trailer {
+				w.Copy(*f, a.head)
+			}
 		}
 	}
 	x.begun = true
-	x.beforeWrite()
-	x.w.WriteHeader(resp.StatusCode)
+	return x.down.endHead(kind, a.resp.ContentLength)
 }
 
-func (a *attempt) answerTrailer(resp *http.Response) {
-	for name, values := range resp.Trailer {
-		if trailerAllowed(name) {
-			a.x.w.Header()[http.TrailerPrefix+name] = values
+// relayBody passes the body on, what was held of it first.
+func (a *attempt) relayBody(err error) {
+	if a.err == nil {
+		a.err = err
+	}
+	if a.err != nil && len(a.held) == 0 {
+		return
+	}
+	a.phase = phaseBody
+	fault := a.err // of what comes behind what is held
+	a.err = nil
+	if held := a.held; len(held) > 0 {
+		a.held = nil
+		a.err = a.pass(held, a.over && fault == nil)
+	} else if a.over {
+		a.complete()
+		if err := a.x.down.endAnswer(nil, nil); err != nil {
+			a.err = errClientGone
+		}
+		return
+	}
+	if a.err == nil {
+		a.err = fault
+	}
+	for a.r < a.n && !a.over && a.err == nil {
+		a.consumeBody()
+	}
+	if !a.over && a.err == nil {
+		a.wait()
+	}
+	if a.err == nil && a.trailers() {
+		if err := a.x.down.endAnswer(a.chunked.Trailer.Fields, a.chunked.TrailerBytes()); err != nil {
+			a.err = errClientGone
 		}
 	}
-}
-
-// headDelay is how long the head of an answer waits for the first bytes of the
-// body, to go out in one packet with them.
-const headDelay = 2 * time.Millisecond
-
-// flushHead sends the head of an answer whose body lets itself be waited for:
-// at once if it is a stream. The returned function is due when the body has
-// begun, and before anything else is written.
-func (a *attempt) flushHead(resp *http.Response) (begun func()) {
-	x := a.x
-	if a.stream {
-		_ = x.rc.Flush()
-		x.afterWrite()
-		return func() {}
-	}
-	if resp.ContentLength == 0 || resp.Body == http.NoBody {
-		return func() {}
-	}
-	var mu sync.Mutex
-	over := false
-	timer := time.AfterFunc(headDelay, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !over {
-			_ = x.rc.Flush()
-			x.afterWrite()
-		}
-	})
-	return func() {
-		if !timer.Stop() {
-			mu.Lock() // it may be at it
-			defer mu.Unlock()
-			over = true
-		}
-	}
-}
-
-// copy moves the body, each piece as soon as it is there.
-func (a *attempt) copy(resp *http.Response, watcher *dify.Watcher) error {
-	x := a.x
-	pool := &bufferPool
-	if a.stream {
-		pool = &eventPool
-	}
-	buf := pool.Get().(*[]byte)
-	defer pool.Put(buf)
-	begun := a.flushHead(resp)
-	read := x.app.app.Decl.Timeouts.Read.D()
-	left := resp.ContentLength
-	for first := true; ; first = false {
-		n, err := resp.Body.Read(*buf)
-		if first {
-			begun()
-		}
-		if n > 0 {
-			a.watch.expect(read)
-			if watcher != nil {
-				a.saw(watcher, watcher.Write((*buf)[:n]))
-			}
-			// With the last piece of a known length net/http flushes by itself.
-			left -= int64(n)
-			if werr := a.pass((*buf)[:n], left != 0 && err != io.EOF); werr != nil {
-				return werr
-			}
-		}
-		if err == io.EOF {
-			x.beforeWrite() // for what net/http still holds
-			return nil
-		}
-		if err != nil {
-			if x.r.Context().Err() != nil && x.interrupted() == lb.ReasonClientGone {
-				return errClientGone
-			}
-			return err
-		}
-	}
-}
-
-// pass writes a piece of the answer to the client.
-func (a *attempt) pass(p []byte, more bool) error {
-	x := a.x
-	x.beforeWrite()
-	if _, err := x.w.Write(p); err != nil {
-		return errClientGone
-	}
-	x.bytesOut += int64(len(p))
-	a.in.stats.Flow(x.shard, 0, int64(len(p)))
-	if !more {
-		return nil
-	}
-	if err := x.rc.Flush(); err != nil {
-		return errClientGone
-	}
-	x.afterWrite()
-	return nil
 }
 
 // saw notes what a piece of the answer brought.
-func (a *attempt) saw(w *dify.Watcher, seen dify.Seen) {
+func (a *attempt) saw(seen dify.Seen) {
 	if seen&dify.SawFirst != 0 && a.stream {
 		a.firstByte = time.Since(a.start) // of a stream, the first event that is not a ping
 	}
 	if seen&dify.SawIDs == 0 {
 		return
 	}
-	ids, app, p := w.IDs(), a.x.app.app, a.x.p
+	ids, app, p := a.watcher.IDs(), a.x.app.app, a.x.p
 	if a.stream { // what a blocking call ran has ended
 		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name)
 	}
@@ -593,9 +767,13 @@ func (a *attempt) saw(w *dify.Watcher, seen dify.Seen) {
 }
 
 // learn takes from a finished answer what it said about itself.
-func (a *attempt) learn(w *dify.Watcher, status int) {
-	x := a.x
-	a.saw(w, w.Close())
+func (a *attempt) learn() {
+	x, w := a.x, a.watcher
+	defer func() {
+		watchers.Put(w)
+		a.watcher = nil
+	}()
+	a.saw(w.Close())
 	x.events = uint64(w.Events())
 	if u, ok := w.Usage(); ok {
 		a.in.stats.AddUsage(x.shard, x.label, usageOf(&u))
@@ -603,7 +781,7 @@ func (a *attempt) learn(w *dify.Watcher, status int) {
 	if code, bad := w.StreamError(); bad {
 		a.reason, x.reason = lb.ReasonStreamError, lb.ReasonStreamError
 		x.p.log.Debug().Str("request_id", x.id).Str("code", code).Msg("error event in stream")
-	} else if dify.ProviderFault(status, w.ErrorCode()) {
+	} else if dify.ProviderFault(a.resp.Status, w.ErrorCode()) {
 		a.reason, x.reason = lb.ReasonProviderError, lb.ReasonProviderError
 	}
 }
@@ -615,57 +793,4 @@ func usageOf(u *dify.Usage) stats.Usage {
 		out.AddCost(stats.Cost{Currency: c.Currency, Nano: uint64(c.Nano)})
 	}
 	return out
-}
-
-// tunnel joins the two connections after the instance agreed to an upgrade.
-func (a *attempt) tunnel(resp *http.Response) *refusal {
-	x := a.x
-	upstream, ok := resp.Body.(io.ReadWriteCloser)
-	protocol := upgradeOf(resp.Header)
-	if !ok || !offered(x.base["Upgrade"], protocol) {
-		a.reason = lb.ReasonUpstreamInvalid
-		return refuse(a.reason, "the instance switched to a protocol that was not asked for")
-	}
-	client, buffered, err := x.rc.Hijack()
-	if err != nil {
-		a.reason = lb.ReasonInternal
-		return refuse(a.reason, "the connection can't be upgraded")
-	}
-	defer client.Close()
-	defer x.s.tunnel(client)()
-	a.watch.stop() // a tunnel may be silent for as long as both ends like
-	_ = client.SetDeadline(time.Time{})
-	h := make(http.Header)
-	x.answerHeader(h, resp.Header)
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", protocol)
-	x.status, x.reason, x.upgraded, x.firstByte = resp.StatusCode, lb.ReasonOK, true, time.Since(x.start)
-	head := &http.Response{StatusCode: resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1, Header: h}
-	if err := head.Write(client); err != nil {
-		a.reason, x.reason = lb.ReasonClientGone, lb.ReasonClientGone
-		return nil
-	}
-	in, out := pipe(client, buffered.Reader, upstream)
-	x.bytesIn, x.bytesOut = in, out
-	a.in.stats.Flow(x.shard, in, out)
-	return nil
-}
-
-// pipe copies both ways until one of them ends, then closes both and waits.
-func pipe(client io.ReadWriteCloser, fromClient io.Reader, upstream io.ReadWriteCloser) (in, out int64) {
-	var wg sync.WaitGroup
-	var once sync.Once
-	closeBoth := func() { once.Do(func() { client.Close(); upstream.Close() }) }
-	move := func(dst io.Writer, src io.Reader, n *int64) {
-		defer wg.Done()
-		defer closeBoth()
-		buf := getBuffer()
-		defer putBuffer(buf)
-		*n, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf)
-	}
-	wg.Add(2)
-	go move(upstream, fromClient, &in)
-	go move(client, upstream, &out)
-	wg.Wait()
-	return in, out
 }

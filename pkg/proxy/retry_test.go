@@ -151,7 +151,7 @@ func TestRetry_BodyIsReplayed(t *testing.T) {
 // the retry must not wait for the rest.
 func TestRetry_WhileTheClientIsStillSending(t *testing.T) {
 	const busy = `{"code":"too_many_requests","status":429}`
-	early := newWire(t, func(c net.Conn, _ string) {
+	early := newRawInstance(t, func(c net.Conn, _ string) {
 		fmt.Fprintf(c, "HTTP/1.1 429 Too Many Requests\r\nContent-Length: %d\r\n\r\n%s", len(busy), busy)
 		io.Copy(io.Discard, c)
 	})

@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -80,8 +79,8 @@ func (c *Certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current, nil
 }
 
-func newTLSListener(ln net.Listener, certs *Certificates) net.Listener {
-	return tls.NewListener(ln, &tls.Config{
+func tlsConfig(certs *Certificates) *tls.Config {
+	return &tls.Config{
 		GetCertificate: certs.get,
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2", "http/1.1"},
@@ -91,5 +90,5 @@ func newTLSListener(ln net.Listener, certs *Certificates) net.Listener {
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 		},
-	})
+	}
 }

@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
-	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"difylb/pkg/lb"
@@ -20,45 +17,193 @@ import (
 // upstream is the pool of connections to one address of one instance.
 type upstream struct {
 	address, host string
-	tls           bool
-	transport     *http.Transport
-	connect       atomic.Int64 // timeout of a connection attempt; set from the newest declaration
-	idleLife      atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
+	name          string // of the certificate; "" in clear
+	dialer        dialer
+	hangups       *hangups
+
+	connect  atomic.Int64 // timeout of a connection attempt; set from the newest declaration
+	idleLife atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
+	retired  atomic.Bool  // nobody will look for a connection here any more
+
+	idle [idleShards]idleList
 }
 
-func newUpstream(in *route.Instance) *upstream {
-	u := &upstream{address: in.Address, host: in.Host, tls: in.TLS}
-	u.connect.Store(int64(5 * time.Second))
-	u.transport = &http.Transport{
-		DialContext:            u.dial,
-		DisableCompression:     true, // bodies pass as they are
-		MaxIdleConnsPerHost:    1024,
-		IdleConnTimeout:        60 * time.Second,
-		TLSHandshakeTimeout:    10 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1 only
+// Idle connections are kept in several lists, so that clients on different
+// cores do not meet at one lock.
+const (
+	idleShards   = 8
+	maxIdle      = 256              // per list
+	idleLifetime = 60 * time.Second // for as long as an instance is not known to close them earlier
+)
+
+type idleList struct {
+	mu    sync.Mutex // held for a few instructions only
+	conns []*instanceConn
+	_     [32]byte // a cache line each
+}
+
+// instanceConn is a connection to an instance. It is owned by the attempt that
+// uses it, by its list while it is idle.
+type instanceConn struct {
+	wire
+	up    *upstream
+	home  atomic.Pointer[idleList] // where it is, or was last, idle
+	idle  bool                     // in home; guarded by home.mu
+	since atomic.Int64             // idle since, by monotonic()
+	used  bool                     // has answered before
+}
+
+func newUpstream(in *route.Instance, h *hangups) *upstream {
+	u := &upstream{address: in.Address, host: in.Host, hangups: h, dialer: dialer{address: in.Address}}
+	if in.TLS {
+		u.name, _, _ = net.SplitHostPort(in.Address)
 	}
+	u.connect.Store(int64(5 * time.Second))
 	return u
 }
 
 // serves reports whether the pool's connections lead where the declaration says.
 func (u *upstream) serves(in *route.Instance) bool {
-	return u.address == in.Address && u.tls == in.TLS && u.host == in.Host
+	return u.address == in.Address && (u.name != "") == in.TLS && u.host == in.Host
 }
 
-// retire closes what is idle. What is in use is closed when it is done,
-// because nobody will look for it here any more.
+// take returns an idle connection that can be expected to work, the one used
+// last before others; nil without one.
+func (u *upstream) take(shard uint32) *instanceConn {
+	for i := range uint32(idleShards) {
+		l := &u.idle[(shard+i)%idleShards]
+		for {
+			c := l.pop()
+			if c == nil {
+				break
+			}
+			// An instance may have closed it meanwhile, or be about to: what is
+			// written then is lost, with no way to know that it was not begun.
+			if c.silent() && !u.stale(monotonic()-c.since.Load()) {
+				return c
+			}
+			u.ended(c)
+			c.close()
+		}
+	}
+	return nil
+}
+
+// ended takes note of an idle connection that the instance has closed.
+func (u *upstream) ended(c *instanceConn) {
+	if c.hup.Load() {
+		u.learnIdle(time.Duration(monotonic() - c.since.Load()))
+	}
+}
+
+func (l *idleList) pop() *instanceConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.conns)
+	if n == 0 {
+		return nil
+	}
+	c := l.conns[n-1]
+	l.conns[n-1] = nil
+	l.conns = l.conns[:n-1]
+	c.idle = false
+	return c
+}
+
+// stale reports whether a connection that was idle for so long is about to be
+// closed, by what was learnt of this instance.
+func (u *upstream) stale(idle int64) bool {
+	life := u.idleLife.Load()
+	return life > 0 && idle > life-life/4
+}
+
+// put makes a connection idle whose last answer is complete.
+func (u *upstream) put(c *instanceConn, shard uint32) {
+	if c.hup.Load() || u.retired.Load() {
+		c.close()
+		return
+	}
+	l := &u.idle[shard%idleShards]
+	now := monotonic()
+	c.used = true
+	c.since.Store(now)
+	c.home.Store(l)
+	c.expectAt(now + int64(idleLifetime))
+	l.mu.Lock()
+	if len(l.conns) >= maxIdle {
+		l.mu.Unlock()
+		c.close()
+		return
+	}
+	c.idle = true
+	l.conns = append(l.conns, c)
+	l.mu.Unlock()
+	if u.retired.Load() || c.hup.Load() { // which may not have found it
+		c.evict()
+	}
+}
+
+// evict closes the connection if it is idle, and reports whether it was.
+func (c *instanceConn) evict() bool {
+	l := c.home.Load()
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	mine := c.idle
+	if mine {
+		c.idle = false
+		i := slices.Index(l.conns, c)
+		l.conns = slices.Delete(l.conns, i, i+1)
+	}
+	l.mu.Unlock()
+	if mine {
+		c.close()
+	}
+	return mine
+}
+
+// hungUp is told that the instance has ended its side.
+func (c *instanceConn) hungUp(bool) { c.disturbed() }
+
+// alarm is told that the connection was idle, or an instance silent, for too long.
+func (c *instanceConn) alarm() { c.disturbed() }
+
+// retire closes what is idle. What is in use is closed when it is done.
 func (u *upstream) retire() {
-	u.transport.CloseIdleConnections()
+	u.retired.Store(true)
+	for i := range u.idle {
+		for {
+			c := u.idle[i].pop()
+			if c == nil {
+				break
+			}
+			c.close()
+		}
+	}
 }
 
-func (u *upstream) dial(ctx context.Context, network, _ string) (net.Conn, error) {
-	d := net.Dialer{Timeout: time.Duration(u.connect.Load()), KeepAlive: 30 * time.Second, ControlContext: forbidAddresses}
-	c, err := d.DialContext(ctx, network, u.address)
+// dial makes a new connection.
+func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(u.connect.Load()))
+	defer cancel()
+	tcp, err := u.dialer.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &upstreamConn{Conn: c, u: u}, nil
+	c := &instanceConn{up: u}
+	var conn = tcp
+	if u.name != "" {
+		t := tls.Client(tcp, &tls.Config{ServerName: u.name, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+		if err := t.HandshakeContext(ctx); err != nil {
+			tcp.Close()
+			return nil, err
+		}
+		conn = t
+	}
+	c.init(conn, tcp, c)
+	u.hangups.watch(&c.wire)
+	return c, nil
 }
 
 // learnIdle takes note of a connection that the instance has closed after it
@@ -71,128 +216,10 @@ func (u *upstream) learnIdle(life time.Duration) {
 	u.idleLife.Store(int64(max(life, 1)))
 }
 
-// upstreamConn is a connection to an instance that is looked at before it is
-// used again. When it was idle the instance may have closed it, and a request
-// that is written then is lost, with no way to know that it was not begun. So
-// the first write of a request asks the kernel first. If the end is already
-// there, or is due by what was learnt of this instance, it fails having
-// written nothing, and http.Transport takes another connection.
-type upstreamConn struct {
-	net.Conn
-	u     *upstream
-	uses  atomic.Uint64 // requests begun on it
-	fresh atomic.Bool   // a request was begun on a used connection, and nothing of it written yet
-
-	mu        sync.Mutex // guards what follows
-	idleUse   uint64     // the request since whose end it is idle; not idle unless == uses
-	idleSince time.Time
-}
-
-var errIdleClosed = errors.New("idle connection is closed or about to be")
-
-// begin is told that a request is going to be written, and whether that is
-// after the connection was idle for so long. It returns the request's number.
-// A nil connection has none.
-func (c *upstreamConn) begin(reused bool, idle time.Duration) (use uint64) {
-	if c == nil {
-		return 0
-	}
-	use = c.uses.Add(1)
-	if reused {
-		c.fresh.Store(true)
-		if life := time.Duration(c.u.idleLife.Load()); life > 0 && idle > life-life/4 {
-			c.Conn.Close()
-		}
-	}
-	return use
-}
-
-// end is told that the connection is idle since the request of that number. It
-// may be told late, when the next one has begun.
-func (c *upstreamConn) end(use uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.idleUse, c.idleSince = use, time.Now()
-}
-
-// unwritten reports whether the connection was in use before and nothing of
-// the last request begun on it was written.
-func (c *upstreamConn) unwritten() bool { return c != nil && c.fresh.Load() }
-
-func (c *upstreamConn) Write(p []byte) (int, error) {
-	if !c.fresh.Load() {
-		return c.Conn.Write(p)
-	}
-	if closedByPeer(c.Conn) {
-		c.Conn.Close()
-		return 0, errIdleClosed
-	}
-	n, err := c.Conn.Write(p)
-	if n > 0 {
-		c.fresh.Store(false)
-	}
-	return n, err
-}
-
-func (c *upstreamConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
-		c.mu.Lock()
-		if c.idleUse != 0 && c.idleUse == c.uses.Load() {
-			c.u.learnIdle(time.Since(c.idleSince))
-		}
-		c.mu.Unlock()
-	}
-	return n, err
-}
-
-// upstreamConnOf finds it behind TLS.
-func upstreamConnOf(c net.Conn) *upstreamConn {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	uc, _ := c.(*upstreamConn)
-	return uc
-}
-
-// forbidAddresses refuses, after resolution, what no instance may be at: a
-// name must not lead where an address may not.
-func forbidAddresses(_ context.Context, _, address string, _ syscall.RawConn) error {
-	return lb.CheckDialAddress(address)
-}
-
 var (
 	errUpstreamTimeout = errors.New("no byte within timeouts.read")
 	errClientGone      = errors.New("client went away")
 )
-
-// failure classifies why an attempt brought no answer. connected tells whether
-// a connection had been made.
-func failure(ctx context.Context, err error, connected bool) lb.Reason {
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errUpstreamTimeout) && connected:
-		return lb.ReasonUpstreamTimeout
-	case errors.Is(cause, errUpstreamTimeout):
-		return lb.ReasonConnectFailed
-	case errors.Is(cause, errShutdown):
-		return lb.ReasonShutdown
-	case ctx.Err() != nil:
-		return lb.ReasonClientGone
-	case !connected:
-		return lb.ReasonConnectFailed
-	}
-	for _, nonsense := range nonsenses {
-		if strings.Contains(err.Error(), nonsense) {
-			return lb.ReasonUpstreamInvalid
-		}
-	}
-	return lb.ReasonUpstreamBroke
-}
-
-// nonsenses are the words by which net/http complains of an answer. It has no
-// types for them.
-var nonsenses = []string{"malformed", "bad Content-Length", "invalid Content-Length", "multiple Content-Length", "unsupported transfer encoding",
-	"too many transfer encodings", "response headers exceeded", "chunk", "too many 1xx"}
 
 // failureMessage is what the client reads.
 func failureMessage(reason lb.Reason) string {
@@ -209,4 +236,14 @@ func failureMessage(reason lb.Reason) string {
 		return "the proxy is shutting down"
 	}
 	return "the instance broke the connection off"
+}
+
+// disturbed closes an idle connection, and wakes the attempt that uses another.
+func (c *instanceConn) disturbed() {
+	hup, idle := c.hup.Load(), monotonic()-c.since.Load()
+	if !c.evict() {
+		c.interrupt()
+	} else if hup {
+		c.up.learnIdle(time.Duration(idle))
+	}
 }

@@ -103,7 +103,7 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 		av.labels[t.Label] = st.stats.Label(t.Label)
 	}
 	for i := range app.Instances {
-		av.instances[i] = st.instance(&app.Instances[i])
+		av.instances[i] = st.instance(&app.Instances[i], p.hangups)
 	}
 	for name, in := range st.instances {
 		if app.Index(name) < 0 {
@@ -119,14 +119,14 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 // instance returns the state for a declaration. One whose address changed gets
 // a state of its own pool, which the old view does not see: requests under way
 // finish on the old one.
-func (st *appState) instance(in *route.Instance) *instanceState {
+func (st *appState) instance(in *route.Instance, h *hangups) *instanceState {
 	old := st.instances[in.Decl.Name]
 	switch {
 	case old == nil:
 		old = &instanceState{stats: st.stats.Instance(in.Decl.Name), gate: limit.NewGate(), slots: new(slots)}
-		old.upstream = newUpstream(in)
+		old.upstream = newUpstream(in, h)
 	case !old.upstream.serves(in):
-		fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, upstream: newUpstream(in)}
+		fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, upstream: newUpstream(in, h)}
 		old.upstream.retire()
 		old = fresh
 	case old.decl.Token != in.Decl.Token, old.decl.State != lb.Active && in.Decl.State == lb.Active:
