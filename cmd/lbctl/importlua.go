@@ -47,7 +47,7 @@ The document holds the tokens that the file holds; keep it as safe.`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !apply {
-				for _, name := range []string{"dry-run", "prune", "wait"} {
+				for _, name := range []string{"dry-run", "prune", "max-moved", "wait"} {
 					if cmd.Flags().Changed(name) {
 						return usagef("--%s means something with --apply only", name)
 					}
@@ -85,6 +85,7 @@ The document holds the tokens that the file holds; keep it as safe.`,
 	f.BoolVar(&apply, "apply", false, "apply the document instead of printing it")
 	f.BoolVar(&o.DryRun, "dry-run", false, "with --apply: tell what would change, and change nothing")
 	f.BoolVar(&o.Prune, "prune", false, "with --apply: delete applications that the file does not name")
+	maxMovedFlag(cmd, &o.MaxMoved)
 	waitFlag(cmd, &o.Wait, "with --apply: how long to wait for the proxies to have it in force")
 	return cmd
 }
