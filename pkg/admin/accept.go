@@ -19,7 +19,7 @@ type acceptor interface {
 
 // AcceptRequest names the configuration that an lb-proxy holds back and is to
 // put in force, as GET /nodes shows it. Both fields empty: whatever it is at
-// the moment.
+// the moment. A store in which nothing was ever declared has revision 0.
 type AcceptRequest struct {
 	Revision int64  `json:"refused_revision,omitempty"`
 	Epoch    string `json:"refused_epoch,omitempty"`
@@ -45,8 +45,8 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 			return err
 		}
 	}
-	if (body.Revision == 0) != (body.Epoch == "") {
-		return lb.Faults{{Path: "refused_revision", Message: "goes with refused_epoch: give both, as GET /nodes shows them, or none"}}
+	if body.Revision != 0 && body.Epoch == "" {
+		return lb.Faults{{Path: "refused_epoch", Message: "goes with refused_revision: give both, as GET /nodes shows them, or none"}}
 	}
 	node, who := r.PathValue("node"), audit(r, "node.accept", "")
 	log := func(a cluster.Acceptance, err error) {

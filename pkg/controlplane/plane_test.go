@@ -34,6 +34,11 @@ func start(t *testing.T, o controlplane.Options) *running {
 	t.Helper()
 	o.Log, o.Version, o.HTTPListen, o.GRPCListen = zerolog.Nop(), "test", "127.0.0.1:0", "127.0.0.1:0"
 	o.EtcdListenClient, o.EtcdListenPeer = "http://127.0.0.1:0", "http://127.0.0.1:0"
+	return run(t, o)
+}
+
+func run(t *testing.T, o controlplane.Options) *running {
+	t.Helper()
 	p, err := controlplane.New(o)
 	if err != nil {
 		t.Fatal(err)
