@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -55,5 +56,34 @@ func TestAcceptNode_PassesTheWordOnAndNamesWhoGaveIt(t *testing.T) {
 	}
 	if log := f.log.String(); !strings.Contains(log, `"action":"node.accept"`) || !strings.Contains(log, `"who":"admin"`) || !strings.Contains(log, `"revision":3`) {
 		t.Errorf("the log does not say who accepted what: %s", log)
+	}
+}
+
+func TestEvents_NameWhoLagsDiffersAndIsWellAgain(t *testing.T) {
+	rec := httptest.NewRecorder()
+	e := &eventStream{w: rec, snap: &lb.Snapshot{Revision: 9}}
+	look := func(state cluster.NodeState, refused string) string {
+		rec.Body.Reset()
+		n := proxy("p1", 9)
+		n.State, n.Refused, n.RingChecksum = state, refused, "00ff"
+		e.lookNodes(nodesByID([]cluster.NodeStatus{n}))
+		return rec.Body.String()
+	}
+	look(cluster.NodeOK, "")
+	for _, c := range []struct {
+		state   cluster.NodeState
+		refused string
+		want    string
+	}{
+		{cluster.NodeBehind, "", `"action":"behind"`},
+		{cluster.NodeBehind, "", ""},
+		{cluster.NodeRingDiffers, "", `"action":"ring_differs"`},
+		{cluster.NodeHeldBack, "the store was replaced", `"action":"refused"`},
+		{cluster.NodeOK, "", `"action":"in_force"`},
+		{cluster.NodeOK, "", ""},
+	} {
+		if got := look(c.state, c.refused); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.state, got, c.want)
+		}
 	}
 }
