@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"difylb/pkg/lb"
 	"difylb/pkg/sketch"
 	"difylb/pkg/stats"
 	pb "difylb/proto"
@@ -68,6 +69,12 @@ func TestHub_KnowsTheUsersOfTheLastDay(t *testing.T) {
 	again := c.link("p1", "b3")
 	again.registry.App("shop").Seen("crc32", 9000, now)
 	eventually(t, "the new boot's user is there", func() bool { return h.Recent("shop").Len() == 501 })
+	// An application that is gone is forgotten, also while proxies go on to tell.
+	other.registry.App("gone").Seen("crc32", 1, now)
+	c.change(func(s *lb.Snapshot) { s.Applications = nil })
+	other.registry.App("shop").Seen("crc32", 77_777, now)
+	again.requests("a", 1, lb.ReasonOK)
+	eventually(t, "it is forgotten", func() bool { return h.Recent("shop").Len() == 0 && h.Recent("gone").Len() == 0 })
 }
 
 func TestRecentUsers_ForgetsAndBounds(t *testing.T) {

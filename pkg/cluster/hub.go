@@ -201,6 +201,7 @@ func (h *Hub) markChanged(old, s *lb.Snapshot) {
 	}
 	for name, a := range was {
 		delete(h.views, name)
+		h.recent.forget(name)
 		h.unsent = true
 		for i := range a.Instances {
 			delete(h.words, stats.Key{App: name, Instance: a.Instances[i].Name})

@@ -132,6 +132,20 @@ func (n *nodeSample) merged(now time.Time) sketch.Sample {
 	return s
 }
 
+// forget drops an application that is no longer declared.
+func (r *recentUsers) forget(app string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.apps, app)
+}
+
+// declared reports whether the application is part of the configuration.
+func (h *Hub) declared(app string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.snapshot != nil && h.snapshot.Application(app) != nil
+}
+
 func (r *recentUsers) of(app string, now time.Time) sketch.Sample {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -163,7 +163,9 @@ func (s *session) receive(m *pb.ProxyMessage) {
 		}
 		s.set(func() { s.ack = k.Report.GetSeq() })
 	case *pb.ProxyMessage_RecentUsers:
-		s.hub.recent.take(s.boot.node, s.boot.id, k.RecentUsers, s.hub.now())
+		if s.hub.declared(k.RecentUsers.GetApp()) {
+			s.hub.recent.take(s.boot.node, s.boot.id, k.RecentUsers, s.hub.now())
+		}
 	case *pb.ProxyMessage_Checked:
 		s.hub.checks.answered(s, k.Checked, s.hub.now())
 	case *pb.ProxyMessage_Subscribe:
