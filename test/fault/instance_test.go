@@ -91,7 +91,7 @@ func TestFault_Instances(t *testing.T) {
 			},
 		},
 		fault{
-			name: "the wire to an instance is slow, 150 ms each way", promise: "nothing fails, nobody moves", long: true,
+			name: "the wire to an instance is slow, 75 ms each way", promise: "nothing fails, nobody moves", long: true,
 			run: func(s *story) {
 				s.damage(s.between("proxies", s.instances[0].Name), damage{delay: 75 * time.Millisecond})
 				s.load.rest(s.t, 15*time.Second)
