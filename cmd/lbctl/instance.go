@@ -160,6 +160,9 @@ func (c *cli) instanceGetCommand() *cobra.Command {
 					if in.PreserveHost != nil {
 						t.row("preserve host", *in.PreserveHost)
 					}
+					if in.TLS != nil {
+						t.row("tls", tlsText(in.TLS))
+					}
 					t.row("revision", in.Revision)
 				})
 			})
@@ -343,4 +346,23 @@ func (c *cli) instanceRemoveCommand() *cobra.Command {
 	}
 	yesFlag(cmd, &yes)
 	return cmd
+}
+
+// tlsText says in words what an https instance must prove.
+func tlsText(s *lb.InstanceTLS) string {
+	if s.InsecureSkipVerify {
+		return "NOT VERIFIED (insecure_skip_verify)"
+	}
+	by := "the system's authorities"
+	if certs, err := s.CACertificates(); s.CA != "" && err == nil {
+		names := make([]string, len(certs))
+		for i, c := range certs {
+			names[i] = fmt.Sprintf("%s, until %s", c.Subject, c.NotAfter.Format(time.DateOnly))
+		}
+		by = strings.Join(names, "; ")
+	}
+	if s.ServerName != "" {
+		return s.ServerName + ", by " + by
+	}
+	return "by " + by
 }

@@ -60,9 +60,13 @@ func (e *elected) setSnapshot(snap *lb.Snapshot) {
 			if in.State == lb.Disabled {
 				continue
 			}
-			targets = append(targets, health.Target{
+			target := health.Target{
 				App: app.Name, Instance: in.Name, URL: in.BaseURL().String(), Token: health.Token(in.Token.Reveal()), Check: check,
-			})
+			}
+			if t := in.TLS; t != nil {
+				target.TLS = health.TLS{CA: t.CA, ServerName: t.ServerName, SkipVerify: t.InsecureSkipVerify}
+			}
+			targets = append(targets, target)
 			if v := snap.HealthOf(app.Name, in.Name); v.Health != lb.HealthUnknown {
 				initial[health.ID{App: app.Name, Instance: in.Name}] = health.Verdict{Health: health.Health(v.Health), Since: v.Since, Reason: v.Reason}
 			}

@@ -34,7 +34,7 @@ func (p *Plane) check(ctx context.Context, app string) []cluster.Reach {
 
 func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach {
 	var out []cluster.Reach
-	var secure []bool
+	var secure []*tls.Config // nil: in clear
 	for _, a := range table.Apps() {
 		if app != "" && a.Decl.Name != app {
 			continue
@@ -64,7 +64,7 @@ func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach 
 	return out
 }
 
-func connect(ctx context.Context, address string, secure bool) error {
+func connect(ctx context.Context, address string, secure *tls.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
 	d := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
@@ -72,9 +72,8 @@ func connect(ctx context.Context, address string, secure bool) error {
 	}}
 	var conn net.Conn
 	var err error
-	if secure {
-		host, _, _ := net.SplitHostPort(address)
-		conn, err = (&tls.Dialer{NetDialer: d, Config: &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}}).DialContext(ctx, "tcp", address)
+	if secure != nil {
+		conn, err = (&tls.Dialer{NetDialer: d, Config: secure}).DialContext(ctx, "tcp", address)
 	} else {
 		conn, err = d.DialContext(ctx, "tcp", address)
 	}

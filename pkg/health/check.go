@@ -2,6 +2,8 @@ package health
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -37,10 +39,18 @@ type Target struct {
 	URL           string // base URL, http or https; a path in it comes before that of the check
 	Host          string // Host header; empty: that of the URL
 	Token         Token
+	TLS           TLS // of an https URL
 	Check         Check
 	// Revision is compared and not looked into. A change of it means what a change of the URL means: forget what
 	// was counted and probe at once. Leave it empty if the fields above say all.
 	Revision string
+}
+
+// TLS says whom an https instance must prove to be. Zero values mean what Options.TLS says, and the URL's host.
+type TLS struct {
+	CA         string // PEM with the authorities that are believed; empty: those of Options.TLS
+	ServerName string // that the certificate must be for; empty: the URL's host
+	SkipVerify bool   // believe any certificate
 }
 
 func (t Target) id() ID { return ID{t.App, t.Instance} }
@@ -78,7 +88,9 @@ type question struct {
 	fall     int
 	status   StatusRanges
 	body     string
-	fault    error // cannot be asked at all; every probe fails with it
+	tls      TLS
+	roots    *x509.CertPool // of tls.CA; nil without
+	fault    error          // cannot be asked at all; every probe fails with it
 }
 
 func newQuestion(t Target) question {
@@ -91,6 +103,7 @@ func newQuestion(t Target) question {
 		rise:     positive(c.HealthyThreshold, defaultRise),
 		fall:     positive(c.UnhealthyThreshold, defaultFall),
 		body:     c.ExpectBody,
+		tls:      t.TLS,
 	}
 	if c.SendToken {
 		q.token = t.Token
@@ -105,6 +118,11 @@ func newQuestion(t Target) question {
 	case CheckHTTP:
 		if q.url, q.fault = probeURL(t.URL, cmp.Or(c.Path, defaultPath)); q.fault == nil {
 			q.status, q.fault = ParseStatusRanges(cmp.Or(c.ExpectStatus, defaultExpectStatus))
+		}
+		if q.fault == nil && t.TLS.CA != "" {
+			if q.roots = x509.NewCertPool(); !q.roots.AppendCertsFromPEM([]byte(t.TLS.CA)) {
+				q.fault = fmt.Errorf("the authorities' text (tls.ca) holds no certificate")
+			}
 		}
 		if q.fault == nil && !sendable(q.token.Reveal()) {
 			q.fault = fmt.Errorf("the token cannot be sent in a header")
@@ -159,6 +177,25 @@ func address(u *url.URL) string {
 // sendable reports whether s can stand in a header field (RFC 9110 section 5.5).
 func sendable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// config returns how to speak TLS to the instance, on top of what base says for all; base if that is all there is.
+func (q *question) config(base *tls.Config) *tls.Config {
+	if q.tls == (TLS{}) {
+		return base
+	}
+	c := base.Clone()
+	if c == nil {
+		c = new(tls.Config)
+	}
+	if q.roots != nil {
+		c.RootCAs = q.roots
+	}
+	if q.tls.ServerName != "" {
+		c.ServerName = q.tls.ServerName
+	}
+	c.InsecureSkipVerify = c.InsecureSkipVerify || q.tls.SkipVerify
+	return c
 }
 
 func (q *question) request() *http.Request {

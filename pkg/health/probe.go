@@ -51,6 +51,16 @@ func newAsker(control func(network, address string, c syscall.RawConn) error, tl
 	return a
 }
 
+// transportFor returns the transport by which q is asked. One of its own keeps nothing, so it may be forgotten.
+func (a *asker) transportFor(q *question) *http.Transport {
+	if q.tls == (TLS{}) {
+		return a.transport
+	}
+	t := a.transport.Clone()
+	t.TLSClientConfig = q.config(a.transport.TLSClientConfig)
+	return t
+}
+
 // ask asks q once. It blocks until there is an answer or ctx ends, which is its only limit of time.
 func (a *asker) ask(ctx context.Context, q *question) answer {
 	start := time.Now()
@@ -79,7 +89,7 @@ func (a *asker) connect(ctx context.Context, q *question) answer {
 
 func (a *asker) get(ctx context.Context, q *question) answer {
 	// RoundTrip and not Client.Do: it follows no redirect, so the token goes nowhere but to its instance.
-	resp, err := a.transport.RoundTrip(q.request().WithContext(ctx))
+	resp, err := a.transportFor(q).RoundTrip(q.request().WithContext(ctx))
 	if err != nil {
 		return broken(ctx, q, "", err)
 	}

@@ -3,6 +3,7 @@ package health
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"difylb/test/testbed"
 )
 
 const testToken Token = "app-0123456789secret"
@@ -288,6 +291,35 @@ func TestProbe_HTTPSIsVerified(t *testing.T) {
 	check(t, askOnce(t, newAsker(nil, nil), tg), Failure, false, "certificate")
 	trusted := srv.Client().Transport.(*http.Transport).TLSClientConfig
 	check(t, askOnce(t, newAsker(nil, trusted), tg), Success, false, "status 200")
+}
+
+func TestProbe_HTTPSAsTheTargetSays(t *testing.T) {
+	ours, other := testbed.NewCA(t, "ours"), testbed.NewCA(t, "other")
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.TLS.ServerName) }))
+	srv.Config.ErrorLog = quiet
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{ours.Issue("dify.internal")}}
+	srv.StartTLS()
+	defer srv.Close()
+	for _, c := range []struct {
+		tls     TLS
+		outcome Outcome
+		reason  string
+	}{
+		{TLS{CA: ours.PEM, ServerName: "dify.internal"}, Success, "with the expected text"},
+		{TLS{SkipVerify: true, ServerName: "dify.internal"}, Success, "with the expected text"},
+		{TLS{CA: other.PEM, ServerName: "dify.internal"}, Failure, "unknown authority"},
+		{TLS{CA: ours.PEM, ServerName: "dify.example"}, Failure, "not dify.example"},
+		{TLS{ServerName: "dify.internal"}, Failure, "certificate"},
+		{TLS{CA: "nothing"}, Failure, "holds no certificate"},
+	} {
+		tg := Target{URL: srv.URL, TLS: c.tls, Check: Check{Timeout: 10 * time.Second, ExpectBody: "dify.internal"}}
+		check(t, askOnce(t, newAsker(nil, nil), tg), c.outcome, false, c.reason)
+	}
+	a := Target{URL: srv.URL, TLS: TLS{CA: ours.PEM}}
+	b := a
+	if b.TLS.CA = other.PEM; a.asksSame(b) {
+		t.Error("another authority counts as the same question")
+	}
 }
 
 func TestQuestion_Defaults(t *testing.T) {

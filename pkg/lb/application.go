@@ -218,6 +218,7 @@ func (a *Application) Clone() *Application {
 			v := *p
 			c.Instances[i].PreserveHost = &v
 		}
+		c.Instances[i].TLS = c.Instances[i].TLS.clone()
 	}
 	c.RateLimit.PerApp = cloneRate(a.RateLimit.PerApp)
 	c.RateLimit.PerUser = cloneRate(a.RateLimit.PerUser)

@@ -34,6 +34,8 @@ type Instance struct {
 	State  State  `json:"state"`
 	// PreserveHost overrides the application's when it is not nil.
 	PreserveHost *bool `json:"preserve_host,omitempty"`
+	// TLS is for https URLs only; nil: the system's authorities, and the URL's host.
+	TLS *InstanceTLS `json:"tls,omitempty"`
 
 	// Revision is the store's revision of the last change to the instance. 0 before it is stored.
 	Revision int64 `json:"-"`

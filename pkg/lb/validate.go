@@ -197,6 +197,9 @@ func (in *Instance) Validate(path string) Faults {
 		fs.Add(at("domain"), "%q is not a name of 1 to 63 letters, digits, '_', '.', '-'", in.Domain)
 	}
 	oneOf(&fs, at("state"), in.State, Active, Draining, Disabled)
+	if in.TLS != nil {
+		in.TLS.validate(&fs, at("tls"), in.BaseURL().Scheme != "http")
+	}
 	return fs
 }
 

@@ -8,8 +8,11 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"difylb/pkg/lb"
 )
@@ -155,4 +158,30 @@ func interleave(found []netip.Addr, port uint16) []netip.AddrPort {
 // name must not lead where an address may not.
 func forbidAddresses(_ context.Context, _, address string, _ syscall.RawConn) error {
 	return lb.CheckDialAddress(address)
+}
+
+// trouble tells the operator why connections to an instance can't be made: who
+// is asked only sees that they can't. Safe for concurrent use; nil tells nobody.
+type trouble struct {
+	log  zerolog.Logger // names the instance
+	last atomic.Int64   // when it was told, by monotonic(); 0: never
+	more atomic.Int64   // since then
+}
+
+// troubleEvery is how often one instance's troubles are told of.
+const troubleEvery = 10 * time.Second
+
+// tell takes an error of a connection attempt, and returns it. An attempt that
+// was given up because its client went away says nothing about the instance.
+func (t *trouble) tell(err error) error {
+	if t == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	now, last := monotonic(), t.last.Load()
+	if last != 0 && now-last < int64(troubleEvery) || !t.last.CompareAndSwap(last, max(now, 1)) {
+		t.more.Add(1)
+		return err
+	}
+	t.log.Warn().Err(err).Int64("more", t.more.Swap(0)).Msg("no connection to an instance")
+	return err
 }

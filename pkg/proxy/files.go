@@ -32,7 +32,7 @@ type origin struct {
 }
 
 func originKey(in *route.Instance) string {
-	if in.TLS {
+	if in.TLS != nil {
 		return "https " + in.Address
 	}
 	return in.Address

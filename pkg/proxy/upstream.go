@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,9 +16,10 @@ import (
 // upstream is the pool of connections to one address of one instance.
 type upstream struct {
 	address, host string
-	name          string // of the certificate; "" in clear
+	tls           *tls.Config // nil in clear
 	dialer        dialer
 	hangups       *hangups
+	trouble       *trouble // tells of connections that could not be made
 
 	connect  atomic.Int64 // timeout of a connection attempt; set from the newest declaration
 	idleLife atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
@@ -54,17 +54,14 @@ type instanceConn struct {
 }
 
 func newUpstream(in *route.Instance, h *hangups) *upstream {
-	u := &upstream{address: in.Address, host: in.Host, hangups: h, dialer: dialer{address: in.Address}}
-	if in.TLS {
-		u.name, _, _ = net.SplitHostPort(in.Address)
-	}
+	u := &upstream{address: in.Address, host: in.Host, tls: in.TLS, hangups: h, dialer: dialer{address: in.Address}}
 	u.connect.Store(int64(5 * time.Second))
 	return u
 }
 
 // serves reports whether the pool's connections lead where the declaration says.
 func (u *upstream) serves(in *route.Instance) bool {
-	return u.address == in.Address && (u.name != "") == in.TLS && u.host == in.Host
+	return u.address == in.Address && u.tls == in.TLS && u.host == in.Host
 }
 
 // take returns an idle connection that can be expected to work, the one used
@@ -189,15 +186,15 @@ func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
 	defer cancel()
 	tcp, err := u.dialer.dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, u.trouble.tell(err)
 	}
 	c := &instanceConn{up: u}
 	var conn = tcp
-	if u.name != "" {
-		t := tls.Client(tcp, &tls.Config{ServerName: u.name, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	if u.tls != nil {
+		t := tls.Client(tcp, u.tls)
 		if err := t.HandshakeContext(ctx); err != nil {
 			tcp.Close()
-			return nil, err
+			return nil, u.trouble.tell(err)
 		}
 		conn = t
 	}

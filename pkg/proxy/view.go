@@ -103,7 +103,7 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 		av.labels[t.Label] = st.stats.Label(t.Label)
 	}
 	for i := range app.Instances {
-		av.instances[i] = st.instance(&app.Instances[i], p.hangups)
+		av.instances[i] = p.instance(st, &app.Instances[i], name)
 	}
 	for name, in := range st.instances {
 		if app.Index(name) < 0 {
@@ -116,17 +116,17 @@ func (p *Proxy) newAppView(app *route.App) *appView {
 	return av
 }
 
-// instance returns the state for a declaration. One whose address changed gets
-// a state of its own pool, which the old view does not see: requests under way
-// finish on the old one.
-func (st *appState) instance(in *route.Instance, h *hangups) *instanceState {
+// instance returns the state for a declaration. One whose address changed, or
+// whom it believes, gets a state of its own pool, which the old view does not
+// see: requests under way finish on the old one.
+func (p *Proxy) instance(st *appState, in *route.Instance, app string) *instanceState {
 	old := st.instances[in.Decl.Name]
 	switch {
 	case old == nil:
 		old = &instanceState{stats: st.stats.Instance(in.Decl.Name), gate: limit.NewGate(), slots: new(slots)}
-		old.upstream = newUpstream(in, h)
+		old.upstream = p.newPool(in, app)
 	case !old.upstream.serves(in):
-		fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, upstream: newUpstream(in, h)}
+		fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, upstream: p.newPool(in, app)}
 		old.upstream.retire()
 		old = fresh
 	case old.decl.Token != in.Decl.Token, old.decl.State != lb.Active && in.Decl.State == lb.Active:
@@ -136,6 +136,17 @@ func (st *appState) instance(in *route.Instance, h *hangups) *instanceState {
 	old.decl = in.Decl
 	st.instances[in.Decl.Name] = old
 	return old
+}
+
+// newPool makes a pool, and warns of one that leads who knows where.
+func (p *Proxy) newPool(in *route.Instance, app string) *upstream {
+	log := p.log.With().Str("app", app).Str("instance", in.Decl.Name).Str("address", in.Address).Logger()
+	if in.TLS != nil && in.TLS.InsecureSkipVerify {
+		log.Warn().Msg("the certificate of an instance is not verified, as its insecure_skip_verify says: whoever is between reads everything, its token included")
+	}
+	u := newUpstream(in, p.hangups)
+	u.trouble = &trouble{log: log}
+	return u
 }
 
 func (st *appState) setHealth(verdicts map[string]lb.Verdict) {

@@ -50,7 +50,7 @@ func TestBuild_RoutesByToken(t *testing.T) {
 		}
 	}
 	in := tbl.App("shop").Instances[1]
-	if in.Address != "10.0.0.2:80" || in.Host != "10.0.0.2" || in.TLS || in.Authorization.Reveal() != "Bearer app-y" {
+	if in.Address != "10.0.0.2:80" || in.Host != "10.0.0.2" || in.TLS != nil || in.Authorization.Reveal() != "Bearer app-y" {
 		t.Errorf("instance %+v", in)
 	}
 }

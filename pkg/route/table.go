@@ -6,6 +6,7 @@
 package route
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 
@@ -55,8 +56,11 @@ type App struct {
 type Instance struct {
 	Decl    *lb.Instance
 	Address string // host:port to dial
-	Host    string // of the Host header, and the server name of TLS
-	TLS     bool
+	Host    string // of the Host header
+	// TLS is how to speak to an https instance, nil for one in clear. It is the
+	// same from Table to Table for as long as it comes out the same, so that
+	// connections and sessions outlive changes of other things. Not to be changed.
+	TLS *tls.Config
 	// PreserveHost sends the client's Host instead.
 	PreserveHost  bool
 	Authorization lb.Secret // the header's whole value
@@ -184,11 +188,16 @@ func (b *builder) place() {
 // compile makes an App; the ring of old serves again if it would come out the same.
 func compile(decl *lb.Application, old *App) (*App, error) {
 	a := &App{Decl: decl, Instances: make([]Instance, len(decl.Instances)), Worlds: worlds(decl)}
+	trusted := make(authorities)
 	for i := range decl.Instances {
 		in := &decl.Instances[i]
 		base := in.BaseURL()
+		secure, err := trusted.config(i, in, base, old)
+		if err != nil {
+			return nil, fmt.Errorf("instance %q: tls: %w", in.Name, err)
+		}
 		a.Instances[i] = Instance{
-			Decl: in, Address: in.Address(), Host: base.Host, TLS: base.Scheme == "https",
+			Decl: in, Address: in.Address(), Host: base.Host, TLS: secure,
 			PreserveHost:  decl.PreserveHost,
 			Authorization: "Bearer " + in.Token,
 		}
