@@ -19,7 +19,7 @@ func TestCodec_RoundTrips(t *testing.T) {
 	in.SetDefaults()
 	yes := true
 	in.PreserveHost = &yes
-	in.TLS = &lb.InstanceTLS{CA: "-----BEGIN", ServerName: "dify.internal", InsecureSkipVerify: true}
+	in.TLS = &lb.InstanceTLS{ServerName: "dify.internal", InsecureSkipVerify: true}
 	for _, c := range []struct {
 		key string
 		raw []byte
