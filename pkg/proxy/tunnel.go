@@ -13,6 +13,13 @@ import (
 // tunnel joins the two connections after the instance agreed to an upgrade.
 func (a *attempt) tunnel() *refusal {
 	x := a.x
+	if a.sender != nil { // a body under way: where it ends, the other protocol begins
+		a.stopSender()
+	}
+	if !a.wrote {
+		a.reason = lb.ReasonUpstreamInvalid
+		return refuse(a.reason, "the instance switched to another protocol before it had the request")
+	}
 	c, ok := x.down.(*clientConn)
 	protocol := string(a.field(h1.Upgrade))
 	if !ok || !x.req.WantsUpgrade || !upgradeAllowed(x.field(h1.Upgrade)) || !offered(x.field(h1.Upgrade), protocol) {
