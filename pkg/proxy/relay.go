@@ -432,6 +432,9 @@ func (a *attempt) rest() {
 		a.conn.expect(a.read)
 	} else if a.phase == phaseHead {
 		a.conn.relax() // the sender has limits of its own
+		if a.sender.over.Load() {
+			a.conn.expect(a.read) // it was done just now, and its own expect may have come before relax
+		}
 	}
 }
 
@@ -706,7 +709,11 @@ func (a *attempt) answerHead() error {
 		}
 	}
 	x.begun = true
-	return x.down.endHead(kind, a.resp.ContentLength)
+	length := a.resp.ContentLength
+	if a.resp.Status == http.StatusNoContent {
+		length = -1 // RFC 9110 section 8.6; WSGI servers send a 0
+	}
+	return x.down.endHead(kind, length)
 }
 
 // relayBody passes the body on, what was held of it first.
