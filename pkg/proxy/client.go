@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,8 @@ type clientConn struct {
 	bodyEnd  bool
 	whole    atomic.Bool // it has been read to its end, and is not answered yet
 	expects  atomic.Bool // the client waits for 100 Continue
+	saying   sync.Mutex  // held while 100 is written, which a sender does
+	said     bool        // a final answer has begun: no 100 any more; guarded by saying
 	stopRead atomic.Bool
 	reading  bodyWait
 
@@ -341,7 +344,7 @@ func (c *clientConn) serveOne() bool {
 	x := c.x
 	c.relax()
 	c.timed = false
-	c.keep, c.begun = x.req.KeepAlive, false
+	c.keep, c.begun, c.said = x.req.KeepAlive, false, false
 	if c.bodyEnd {
 		c.bodyOver()
 	}
@@ -443,6 +446,11 @@ func (c *clientConn) readSome(p []byte, due int64) (int, error) {
 }
 
 func (c *clientConn) write100() error {
+	c.saying.Lock()
+	defer c.saying.Unlock()
+	if c.said {
+		return nil
+	}
 	_, err := c.wire.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"), c.s.p.opts.Limits.WriteTimeout)
 	return err
 }
@@ -546,6 +554,11 @@ func (c *clientConn) begin(status int) fieldWriter {
 func (c *clientConn) closeAfter() { c.keep = false }
 
 func (c *clientConn) endHead(kind h1.BodyKind, length int64) error {
+	if c.x.req.ExpectContinue {
+		c.saying.Lock()
+		c.said = true
+		c.saying.Unlock()
+	}
 	c.answer = kind
 	http10 := c.x.req.Version == h1.HTTP10
 	switch kind {
@@ -686,15 +699,20 @@ func (c *clientConn) interim(status int, fields func(fieldWriter)) error {
 	}
 	fields(c.begin(status))
 	c.out.End()
+	c.saying.Lock()
 	err := c.sendOut()
+	c.saying.Unlock()
 	c.begun = false // of the final answer
 	return err
 }
 
 func (c *clientConn) abort() {
 	c.keep, c.broken = false, true
-	if t, ok := c.conn.(*net.TCPConn); ok && c.answer == h1.BodyUntilClose && c.begun {
+	if t, ok := c.tcp.(*net.TCPConn); ok && c.answer == h1.BodyUntilClose && c.begun {
 		_ = t.SetLinger(0) // an ordinary end would look like that of the answer
+		if c.conn != c.tcp {
+			_ = t.Close() // and so would TLS's own
+		}
 	}
 }
 
