@@ -98,7 +98,7 @@ func (a *attempt) stopSender() {
 		a.x.down.stopReading(false)
 	}
 	<-s.done
-	a.wrote = s.wrote
+	a.wrote = s.wrote && !a.conn.cut.Load()
 }
 
 func (s *sender) run() {

@@ -38,6 +38,8 @@ type wire struct {
 	mu     sync.Mutex
 	handed bool // to a tunnel, which is not interrupted; guarded by mu
 
+	cut atomic.Bool // see cutOff
+
 	stirred bool // an ordinary read was interrupted
 
 	// One timer serves all deadlines of a connection: it is left running when
@@ -146,7 +148,7 @@ func (w *wire) drained(n, room int) bool {
 // patience between two bytes that it takes. It returns how much was taken.
 func (w *wire) write(p []byte, patience time.Duration) (int, error) {
 	if w.raw == nil {
-		_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
+		w.allow(patience)
 		return w.conn.Write(p)
 	}
 	n, err := w.writeRaw(p)
@@ -163,13 +165,13 @@ func (w *wire) write(p []byte, patience time.Duration) (int, error) {
 // writeSlowly writes to a peer that did not take all at once.
 func (w *wire) writeSlowly(p []byte, patience time.Duration) (done int, err error) {
 	var fault error
-	_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
+	w.allow(patience)
 	err = w.raw.Write(func(uintptr) bool {
 		n, err := w.writeRaw(p[done:])
 		done += n
 		if err == errAgain {
 			if n > 0 {
-				_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
+				w.allow(patience)
 			}
 			return false
 		}
@@ -192,8 +194,20 @@ func (w *wire) interrupt() {
 	}
 }
 
-// cutOff is interrupt also for an owner that waits to write.
-func (w *wire) cutOff() { _ = w.conn.SetDeadline(aLongTimeAgo) }
+// allow gives a write its time, unless the wire was cut off.
+func (w *wire) allow(patience time.Duration) {
+	_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
+	if w.cut.Load() { // it may have come just before
+		_ = w.conn.SetWriteDeadline(aLongTimeAgo)
+	}
+}
+
+// cutOff is interrupt also for an owner that waits to write, or is about to:
+// no write waits from here on.
+func (w *wire) cutOff() {
+	w.cut.Store(true)
+	_ = w.conn.SetDeadline(aLongTimeAgo)
+}
 
 var aLongTimeAgo = time.Unix(1, 0)
 
@@ -249,6 +263,21 @@ func (w *wire) fire() {
 		return
 	}
 	w.owner.alarm()
+}
+
+// silentTLS is silent behind TLS, where what was read along with the last
+// answer waits inside the conn, and what waits in the kernel may be a session
+// ticket: only reading tells.
+func (w *wire) silentTLS() bool {
+	until := aLongTimeAgo // what the conn holds is looked at all the same
+	if !silentConn(w.tcp, false) {
+		until = time.Now().Add(time.Millisecond)
+	}
+	_ = w.conn.SetReadDeadline(until)
+	var b [1]byte
+	n, err := w.conn.Read(b[:])
+	_ = w.conn.SetReadDeadline(time.Time{})
+	return n == 0 && errors.Is(err, errDeadline)
 }
 
 // close closes the connection. The owner only may call it.

@@ -70,13 +70,15 @@ func (w *wire) writeRaw(p []byte) (int, error) {
 }
 
 // silent reports whether an idle connection is as it should be: open, with
-// nothing to read. Behind TLS bytes may be a session ticket; they are left to its reader.
+// nothing to read.
 func (w *wire) silent() bool {
-	if w.hup.Load() {
+	switch {
+	case w.hup.Load():
 		return false
+	case w.raw != nil:
+		return silentFD(w.fd, false)
+	case w.conn != w.tcp:
+		return w.silentTLS()
 	}
-	if w.raw == nil {
-		return silentConn(w.tcp, true)
-	}
-	return silentFD(w.fd, false)
+	return silentConn(w.tcp, false)
 }

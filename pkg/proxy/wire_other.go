@@ -14,5 +14,13 @@ func (w *wire) readRaw([]byte) (int, error)  { panic("proxy: no raw connections 
 func (w *wire) writeRaw([]byte) (int, error) { panic("proxy: no raw connections here") }
 
 // silent reports whether an idle connection is as it should be: open, with
-// nothing to read. Behind TLS bytes may be a session ticket; they are left to its reader.
-func (w *wire) silent() bool { return !w.hup.Load() && silentConn(w.tcp, w.conn != w.tcp) }
+// nothing to read.
+func (w *wire) silent() bool {
+	switch {
+	case w.hup.Load():
+		return false
+	case w.conn != w.tcp:
+		return w.silentTLS()
+	}
+	return silentConn(w.tcp, false)
+}
