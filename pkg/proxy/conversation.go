@@ -175,6 +175,9 @@ func (a *attempt) lookElsewhere() (next int, answered bool) {
 		return none, false
 	}
 	notFound := a.resp.Status == http.StatusNotFound
+	if a.sender != nil && (notFound || s.kept != nil) {
+		a.stopSender() // what is decided below is decided by the body
+	}
 	if notFound && s.id == "" {
 		s.id = x.namedConversation() // by now the body may have been read
 	}
