@@ -58,6 +58,10 @@ beats the file.`,
 	f.StringVar(&p.NodeID, "node-id", daemon.DefaultNodeID(), "`name` of this node, unique per lb-proxy")
 	f.StringVar(&p.DataDir, "data-dir", "./data/lb-proxy", "`directory` for the last good configuration")
 	f.StringVar(&p.AccessLog, "access-log", "-", "`file` for the access log, - for standard output, or off; reopened on SIGHUP")
+	f.StringVar(&p.AccessLogFormat, "access-log-format", "json", "json, or seed: the fields of the OpenResty balancer's app_routing.log")
+	f.BoolVar(&p.AccessLogUsers, "access-log-users", false, "log user ids in clear, not only a keyed hash of them")
+	f.Float64Var(&p.AccessLogSample, "access-log-sample", 1, "`part` of the requests to log, 0.1 for a tenth; those that went wrong or were slow are always logged")
+	f.DurationVar(&p.AccessLogSlow, "access-log-slow", 10*time.Second, "how long the first byte of an answer takes so that the request counts as slow; 0 for never")
 	f.DurationVar(&p.ShutdownGrace, "shutdown-grace", time.Minute, "how long open requests and streams may take at SIGTERM")
 	f.DurationVar(&p.ShutdownDelay, "shutdown-delay", 0, "how long to go on accepting after SIGTERM, while /readyz fails already")
 	f.IntVar(&p.MaxConnections, "max-connections", 65536, "client connections open at once; further ones wait")
@@ -116,6 +120,12 @@ func (o *options) complete() error {
 	}
 	if len(o.etcd.Endpoints) == 0 {
 		return daemon.Usagef("--etcd-endpoints: no URL; lb-proxy follows an etcd, for example the one that lb-admin embeds: http://127.0.0.1:2379")
+	}
+	if s := p.AccessLogSample; !(s > 0 && s <= 1) {
+		return daemon.Usagef("--access-log-sample: %v is not a part of the requests; above 0, up to 1", s)
+	}
+	if p.AccessLogSlow < 0 {
+		return daemon.Usagef("--access-log-slow: %s is negative; 0 means that no request is slow", p.AccessLogSlow)
 	}
 	if p.MaxConnections < 1 {
 		return daemon.Usagef("--max-connections: %d is out of range; from 1", p.MaxConnections)

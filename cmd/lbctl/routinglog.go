@@ -23,6 +23,7 @@ var (
 	errNoAppType = errors.New("its JSON object has no field app_type")
 	errNoUserID  = errors.New("its JSON object has no field user_id")
 	errNoBackend = errors.New("its JSON object has no field backend_instance")
+	errHashed    = errors.New("its user_id is a keyed hash, which tells nothing of the place; lb-proxy logs users in clear with --access-log-users")
 )
 
 // objectTries bounds how often a line is looked at again for an object that
@@ -67,7 +68,7 @@ func findRouted(line []byte, tries *int) (routed, error) {
 // may hold the object that is looked for.
 func readRouted(b []byte) (r routed, inner string, err error) {
 	s := lineScanner{b: b, i: 1}
-	var app, user, backend bool
+	var app, user, backend, hashed bool
 	for first := true; ; first = false {
 		s.space()
 		if s.next('}') {
@@ -96,6 +97,8 @@ func readRouted(b []byte) (r routed, inner string, err error) {
 			user, r.user = true, value
 		case "backend_instance":
 			backend, r.instance = true, value
+		case "user_id_hashed": // as lb-proxy writes it
+			hashed = value == "true"
 		default:
 			if strings.Contains(value, "app_type") {
 				inner = value
@@ -109,6 +112,8 @@ func readRouted(b []byte) (r routed, inner string, err error) {
 		return r, inner, errNoUserID
 	case !backend:
 		return r, inner, errNoBackend
+	case hashed:
+		return r, inner, errHashed
 	}
 	return r, "", nil
 }

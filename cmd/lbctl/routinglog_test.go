@@ -17,6 +17,7 @@ func TestParseRouted_FindsTheObject(t *testing.T) {
 	}{
 		{"alone", plain, want},
 		{"with other fields", `{"time":1.5,"app_type":"customer_service","x":[{"app_type":"no"},"]"],"user_id":"alice","ok":true,"backend_instance":"dify1","none":null}`, want},
+		{"as lb-proxy writes it", `{"time":"2026-05-06T07:08:10.244Z","remote_addr":"172.20.62.17","request_method":"POST","uri":"/v1/chat-messages","status":200,"body_bytes_sent":4242,"request_time":1.235,"upstream_header_time":0.057,"app_type":"customer_service","user_id":"alice","hash_key":"customer_service:alice","backend_instance":"dify1","request_id":"x","reason":"ok","weight":10}`, want},
 		{"spaced", ` { "app_type" : "customer_service" , "user_id":"alice","backend_instance":"dify1" } `, want},
 		{"behind what nginx writes", `2024/05/06 12:00:00 [info] 7#7: *42 [lua] balancer.lua:99: ` + plain + ` while logging request, client: 10.0.0.9, server: {none}`, want},
 		{"behind another object", `{"level":"info"} ` + plain, want},
@@ -39,15 +40,16 @@ func TestParseRouted_FindsTheObject(t *testing.T) {
 func TestParseRouted_SaysWhatIsWrong(t *testing.T) {
 	for line, want := range map[string]error{
 		``: errNoObject,
-		`10.0.0.1 - - [06/May/2024] "GET / HTTP/1.1" 200`:                                  errNoObject,
-		`{"app_type":"a","user_id":"u","backend_inst`:                                      errBroken,
-		`{"app_type":"a","user_id":"u" "backend_instance":"b"}`:                            errBroken,
-		`{"app_type":"a","user_id":"u\q","backend_instance":"b"}`:                          errBroken,
-		`{"user_id":"u","backend_instance":"b"}`:                                           errNoAppType,
-		`{"app_type":"a","backend_instance":"b"}`:                                          errNoUserID,
-		`{"app_type":"a","user_id":"u"}`:                                                   errNoBackend,
-		`{} ` + `{"app_type":"a","user_id":`:                                               errNoAppType,
-		strings.Repeat("{", 1000) + `"app_type":"a","user_id":"u","backend_instance":"b"}`: errBroken,
+		`10.0.0.1 - - [06/May/2024] "GET / HTTP/1.1" 200`:                                            errNoObject,
+		`{"app_type":"a","user_id":"u","backend_inst`:                                                errBroken,
+		`{"app_type":"a","user_id":"u" "backend_instance":"b"}`:                                      errBroken,
+		`{"app_type":"a","user_id":"u\q","backend_instance":"b"}`:                                    errBroken,
+		`{"user_id":"u","backend_instance":"b"}`:                                                     errNoAppType,
+		`{"app_type":"a","backend_instance":"b"}`:                                                    errNoUserID,
+		`{"app_type":"a","user_id":"0011223344556677","user_id_hashed":true,"backend_instance":"b"}`: errHashed,
+		`{"app_type":"a","user_id":"u"}`:                                                             errNoBackend,
+		`{} ` + `{"app_type":"a","user_id":`:                                                         errNoAppType,
+		strings.Repeat("{", 1000) + `"app_type":"a","user_id":"u","backend_instance":"b"}`:           errBroken,
 	} {
 		if got, err := parseRouted([]byte(line)); err != want {
 			t.Errorf("%.60q: %+v, %v; want %v", line, got, err, want)

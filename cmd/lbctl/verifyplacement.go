@@ -48,7 +48,8 @@ Where the log's last request of a user went is where he is.
 
 A line may have anything before and after its JSON object. It counts if the object has the
 fields app_type (the application), user_id and backend_instance (the instance's name, or
-its host:port). Lines without a user or an instance are counted, and prove nothing.
+its host:port), as in what lb-proxy writes with --access-log-format seed --access-log-users.
+Lines without a user or an instance are counted, and prove nothing.
 
 Memory is bounded however long the log is: above a million users their number is an
 estimate. Exit code 1 if anybody moves, if the log names an application that is not in the

@@ -39,18 +39,23 @@ type Options struct {
 	// AdminTLS is for lb-admins that speak TLS; nil means the system's roots.
 	AdminTLS *tls.Config
 	// DataDir holds the last good state.
-	DataDir        string
-	AccessLog      string // file, "-" or "off"
-	ShutdownGrace  time.Duration
-	ShutdownDelay  time.Duration
-	MaxConnections int
-	MaxBody        lb.Size
-	TrustedProxies daemon.Prefixes
-	StatusAllow    daemon.Prefixes
-	DebugHeaders   bool
-	SpoolDir       string
-	FilesRoute     bool // see proxy.Options
-	Log            zerolog.Logger
+	DataDir   string
+	AccessLog string // file, "-" or "off"
+	// What is written there; see proxy.AccessLogOptions.
+	AccessLogFormat string
+	AccessLogUsers  bool
+	AccessLogSample float64
+	AccessLogSlow   time.Duration
+	ShutdownGrace   time.Duration
+	ShutdownDelay   time.Duration
+	MaxConnections  int
+	MaxBody         lb.Size
+	TrustedProxies  daemon.Prefixes
+	StatusAllow     daemon.Prefixes
+	DebugHeaders    bool
+	SpoolDir        string
+	FilesRoute      bool // see proxy.Options
+	Log             zerolog.Logger
 	// Now stops the process at once when it ends: a second signal. May be nil.
 	Now context.Context
 }
@@ -91,7 +96,10 @@ func New(opts Options) (_ *Plane, err error) {
 			p.closeListeners()
 		}
 	}()
-	if p.accessLog, err = proxy.OpenAccessLog(opts.AccessLog, opts.Log); err != nil {
+	if p.accessLog, err = proxy.OpenAccessLog(proxy.AccessLogOptions{
+		Path: opts.AccessLog, Format: opts.AccessLogFormat, Users: opts.AccessLogUsers,
+		Sample: opts.AccessLogSample, Slow: opts.AccessLogSlow, Log: opts.Log,
+	}); err != nil {
 		return nil, daemon.Usagef("--access-log: %w", err)
 	}
 	if err := p.listen(); err != nil {

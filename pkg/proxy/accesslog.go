@@ -10,49 +10,106 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/rs/zerolog"
+
+	"difylb/pkg/lb"
 )
 
-// AccessLog writes one JSON line per request. Requests only append to a buffer
-// in memory; a goroutine of its own writes it out. A disk that is too slow
-// costs lines, which are counted, never a request's time.
+// AccessLog writes one JSON line per request. Requests only append to buffers
+// in memory, several so that cores do not meet at one; a goroutine of its own
+// writes them out. A disk that is too slow costs lines, which are counted,
+// never a request's time.
 type AccessLog struct {
-	path string // "" for a given writer
+	opts AccessLogOptions
 	log  zerolog.Logger
 
-	mu   sync.Mutex // guards buf; never held over I/O
-	buf  []byte
-	wake chan struct{} // capacity 1: buf has grown large
+	threshold uint64 // requests are logged whose id hashes to no more
+	weight    string // of those, as the last field of their line; "" where all are logged
+	second    atomic.Pointer[secondText]
+
+	shards [accessLogShards]logShard
+	wake   chan struct{} // capacity 1: a buffer has grown large
 
 	out     io.Writer // owned by Run
 	reopen  atomic.Bool
 	dropped atomic.Uint64
 }
 
+// logShard holds the lines of some requests that are not written yet.
+type logShard struct {
+	mu  sync.Mutex // never held over I/O
+	buf []byte
+	_   [32]byte // a cache line each
+}
+
+// AccessLogOptions say what is logged, where and how.
+type AccessLogOptions struct {
+	// Path is a file, "-" for standard output, "off" or "" for no log.
+	Path string
+	// Format is one of the names below; "" is FormatJSON.
+	Format string
+	// Users writes user ids in clear. Otherwise a keyed hash stands for them.
+	Users bool
+	// Sample is the part of requests that is logged, above 0 and up to 1; 0 means
+	// 1, all. Those that went wrong or were slow always are.
+	Sample float64
+	// Slow is how long the first byte of an answer takes, or a request without
+	// one, so that it counts as slow. 0 or less: none does.
+	Slow time.Duration
+	Log  zerolog.Logger
+}
+
+// The formats of the access log.
 const (
-	accessLogFlush = 200 * time.Millisecond // the longest that a line waits
-	accessLogWake  = 64 << 10               // bytes that are written without waiting
-	accessLogBound = 4 << 20                // bytes that wait at most; further lines are dropped
-	loggedPath     = 2 << 10                // bytes of a path that are logged
+	FormatJSON = "json" // the fields of appendAccessLine
+	FormatSeed = "seed" // the OpenResty balancer's app_routing fields
 )
 
-// OpenAccessLog opens the log: a file path, "-" for standard output. nil for "off".
-func OpenAccessLog(path string, log zerolog.Logger) (*AccessLog, error) {
-	switch path {
-	case "off", "":
+const (
+	accessLogShards = 8
+	accessLogFlush  = 200 * time.Millisecond // the longest that a line waits
+	accessLogWake   = 32 << 10               // bytes of a shard that are written without waiting
+	accessLogBound  = 4 << 20                // bytes that wait at most; further lines are dropped
+	shardBound      = accessLogBound / accessLogShards
+	loggedPath      = 2 << 10 // bytes of a path that are logged
+)
+
+// OpenAccessLog opens the log, nil for none.
+func OpenAccessLog(opts AccessLogOptions) (*AccessLog, error) {
+	if opts.Path == "off" || opts.Path == "" {
 		return nil, nil
-	case "-":
-		return newAccessLog(os.Stdout, log), nil
 	}
-	l := newAccessLog(nil, log)
-	l.path = path
-	f, err := openLog(path)
+	l, err := newLog(opts)
+	if err != nil || opts.Path == "-" {
+		return l, err
+	}
+	f, err := openLog(opts.Path)
 	if err != nil {
 		return nil, fmt.Errorf("open access log: %w", err)
 	}
 	l.out = f
+	return l, nil
+}
+
+func newLog(opts AccessLogOptions) (*AccessLog, error) {
+	switch opts.Format {
+	case "":
+		opts.Format = FormatJSON
+	case FormatJSON, FormatSeed:
+	default:
+		return nil, lb.Errorf(lb.ErrInvalid, "format %q is not known; there are %s and %s%s", opts.Format, FormatJSON, FormatSeed, lb.DidYouMean(opts.Format, []string{FormatJSON, FormatSeed}))
+	}
+	l := &AccessLog{opts: opts, log: opts.Log, out: os.Stdout, wake: make(chan struct{}, 1), threshold: 1<<64 - 1}
+	switch s := opts.Sample; {
+	case s == 0, s == 1:
+	case s > 0 && s < 1:
+		l.threshold = uint64(s * (1 << 64))
+		l.weight = `,"weight":` + strconv.FormatFloat(1/s, 'g', 6, 64)
+	default:
+		return nil, lb.Errorf(lb.ErrInvalid, "sample %v is out of range; above 0, up to 1", s)
+	}
 	return l, nil
 }
 
@@ -61,7 +118,12 @@ func openLog(path string) (*os.File, error) {
 }
 
 func newAccessLog(w io.Writer, log zerolog.Logger) *AccessLog {
-	return &AccessLog{out: w, log: log, wake: make(chan struct{}, 1)}
+	l, err := newLog(AccessLogOptions{Log: log})
+	if err != nil {
+		panic(err)
+	}
+	l.out = w
+	return l
 }
 
 // Reopen opens the file anew before the next line is written, as log rotation
@@ -75,60 +137,78 @@ func (l *AccessLog) Dropped() uint64 { return l.dropped.Load() }
 func (l *AccessLog) Run(ctx context.Context) error {
 	tick := time.NewTicker(accessLogFlush)
 	defer tick.Stop()
-	var spare []byte
+	var spares [accessLogShards][]byte
 	for {
 		select {
 		case <-tick.C:
 		case <-l.wake:
 		case <-ctx.Done():
-			l.flush(spare)
-			if c, ok := l.out.(*os.File); ok && l.path != "" {
-				return c.Close()
+			l.flush(&spares)
+			if f, ok := l.out.(*os.File); ok && f != os.Stdout {
+				return f.Close()
 			}
 			return nil
 		}
-		spare = l.flush(spare)
+		l.flush(&spares)
 	}
 }
 
-// flush writes the buffer and returns it to be filled again.
-func (l *AccessLog) flush(spare []byte) []byte {
-	if l.reopen.Swap(false) && l.path != "" {
-		if f, err := openLog(l.path); err != nil {
+// flush writes what is in the buffers, and leaves them the spares instead.
+func (l *AccessLog) flush(spares *[accessLogShards][]byte) {
+	if l.reopen.Swap(false) && l.opts.Path != "" && l.opts.Path != "-" {
+		if f, err := openLog(l.opts.Path); err != nil {
 			l.log.Error().Err(err).Msg("access log not reopened, writing to the old file")
 		} else {
 			l.out.(*os.File).Close()
 			l.out = f
 		}
 	}
-	l.mu.Lock()
-	full := l.buf
-	l.buf = spare[:0]
-	l.mu.Unlock()
-	if len(full) > 0 {
-		if n, err := l.out.Write(full); err != nil {
-			l.dropped.Add(uint64(bytes.Count(full[n:], []byte{'\n'})))
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		full := s.buf
+		s.buf = spares[i][:0]
+		s.mu.Unlock()
+		if len(full) > 0 {
+			if n, err := l.out.Write(full); err != nil {
+				l.dropped.Add(uint64(bytes.Count(full[n:], []byte{'\n'})))
+			}
+		}
+		if spares[i] = full; cap(full) > shardBound/4 {
+			spares[i] = nil // a burst's buffer is not kept
 		}
 	}
-	if cap(full) > accessLogBound/4 {
-		return nil // a burst's buffer is not kept
-	}
-	return full[:0]
 }
 
+// write takes the account of a call that has ended.
 func (l *AccessLog) write(c *call, now time.Time) {
-	var space [768]byte
-	line := appendAccessLine(space[:0], c, now) // a hash and much formatting: not under the lock
-	l.mu.Lock()
-	before := len(l.buf)
-	if before > accessLogBound {
-		l.mu.Unlock()
+	weight := l.weight
+	if weight != "" {
+		if l.remarkable(c, now) {
+			weight = `,"weight":1`
+		} else if xxhash.Sum64String(c.id) > l.threshold {
+			return
+		}
+	}
+	var space [1024]byte
+	line := space[:0] // a hash and much formatting: not under the lock
+	if l.opts.Format == FormatSeed {
+		line = l.appendSeedLine(line, c, now)
+	} else {
+		line = l.appendAccessLine(line, c, now)
+	}
+	line = append(append(line, weight...), "}\n"...)
+	s := &l.shards[c.shard%accessLogShards]
+	s.mu.Lock()
+	before := len(s.buf)
+	if before > shardBound {
+		s.mu.Unlock()
 		l.dropped.Add(1)
 		return
 	}
-	l.buf = append(l.buf, line...)
-	loud := before < accessLogWake && len(l.buf) >= accessLogWake
-	l.mu.Unlock()
+	s.buf = append(s.buf, line...)
+	loud := before < accessLogWake && len(s.buf) >= accessLogWake
+	s.mu.Unlock()
 	if loud {
 		select {
 		case l.wake <- struct{}{}:
@@ -137,94 +217,80 @@ func (l *AccessLog) write(c *call, now time.Time) {
 	}
 }
 
-// appendAccessLine writes the line. Numbers are in the units that their names
-// say; the user appears as a keyed hash, tokens not at all.
-func appendAccessLine(b []byte, c *call, now time.Time) []byte {
-	str := func(key, v string) {
-		b = append(b, `,"`...)
-		b = append(b, key...)
-		b = append(b, `":`...)
-		b = appendJSONString(b, v)
+// remarkable reports calls that are logged whatever the sample is.
+func (l *AccessLog) remarkable(c *call, now time.Time) bool {
+	if c.reason != lb.ReasonOK || c.status >= 400 {
+		return true
 	}
-	num := func(key string, v int64) {
-		b = append(b, `,"`...)
-		b = append(b, key...)
-		b = append(b, `":`...)
-		b = strconv.AppendInt(b, v, 10)
+	took := c.firstByte
+	if took == 0 {
+		took = now.Sub(c.start)
 	}
-	ms := func(key string, d time.Duration) {
-		b = append(b, `,"`...)
-		b = append(b, key...)
-		b = append(b, `":`...)
-		b = strconv.AppendFloat(b, float64(d)/1e6, 'f', 3, 64)
-	}
+	return l.opts.Slow > 0 && took >= l.opts.Slow
+}
+
+// appendAccessLine writes the line but for its end. Numbers are in the units
+// that their names say; tokens do not appear.
+func (l *AccessLog) appendAccessLine(b []byte, c *call, now time.Time) []byte {
 	b = append(b, `{"time":"`...)
-	b = now.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z07:00")
-	b = append(b, '"')
-	str("request_id", c.id)
+	b = l.appendTime(b, now)
+	b = append(b, `","request_id":`...)
+	b = appendJSONString(b, c.id)
 	if c.client.IsValid() {
-		str("remote", c.client.String())
+		b = append(b, `,"remote":"`...)
+		b = append(c.client.AppendTo(b), '"')
 	}
-	str("method", c.method)
-	path := c.path
-	if len(path) > loggedPath {
-		path = path[:loggedPath]
-	}
-	str("path", path)
-	num("status", int64(c.status))
-	str("reason", c.reason.String())
-	ms("dur_ms", now.Sub(c.start))
+	b = append(b, `,"method":`...)
+	b = appendJSONString(b, c.method)
+	b = append(b, `,"path":`...)
+	b = appendJSONString(b, c.path[:min(len(c.path), loggedPath)])
+	b = append(b, `,"status":`...)
+	b = strconv.AppendInt(b, int64(c.status), 10)
+	b = append(b, `,"reason":"`...)
+	b = append(b, c.reason.String()...)
+	b = append(b, `","dur_ms":`...)
+	b = appendThousandths(b, now.Sub(c.start), time.Millisecond)
 	if c.firstByte > 0 {
-		ms("first_byte_ms", c.firstByte)
+		b = append(b, `,"first_byte_ms":`...)
+		b = appendThousandths(b, c.firstByte, time.Millisecond)
 	}
-	num("bytes_in", c.bytesIn)
-	num("bytes_out", c.bytesOut)
+	b = append(b, `,"bytes_in":`...)
+	b = strconv.AppendInt(b, c.bytesIn, 10)
+	b = append(b, `,"bytes_out":`...)
+	b = strconv.AppendInt(b, c.bytesOut, 10)
 	if c.app != nil {
-		str("app", c.app.app.Decl.Name)
-		num("revision", c.v.table.ConfigRevision)
+		b = append(b, `,"app":"`...)
+		b = append(b, c.app.app.Decl.Name...)
+		b = append(b, `","revision":`...)
+		b = strconv.AppendInt(b, c.v.table.ConfigRevision, 10)
 		if c.token.Label != "" {
-			str("token_label", c.token.Label)
+			b = append(b, `,"token_label":`...)
+			b = appendJSONString(b, c.token.Label)
 		}
 		if c.user != "" {
-			str("user_hash", c.p.userHash(c.user))
-			str("user_source", c.source.String())
+			b = append(b, `,"user_hash":"`...)
+			b = c.p.appendUserHash(b, c.user)
+			b = append(b, `","user_source":"`...)
+			b = append(b, c.source.String()...)
+			b = append(b, '"')
+			if l.opts.Users {
+				b = append(b, `,"user":`...)
+				b = appendJSONString(b, c.user)
+			}
 		}
 	}
 	if c.instance != "" {
-		str("instance", c.instance)
-		num("attempts", int64(c.attempts))
+		b = append(b, `,"instance":"`...)
+		b = append(b, c.instance...)
+		b = append(b, `","attempts":`...)
+		b = strconv.AppendInt(b, int64(c.attempts), 10)
 	}
 	if c.events > 0 {
-		num("events", int64(c.events))
+		b = append(b, `,"events":`...)
+		b = strconv.AppendUint(b, c.events, 10)
 	}
 	if c.upgraded {
 		b = append(b, `,"upgraded":true`...)
 	}
-	return append(b, '}', '\n')
-}
-
-// appendJSONString writes s as a JSON string (RFC 8259 section 7): control
-// bytes escaped, what is not UTF-8 replaced.
-func appendJSONString(b []byte, s string) []byte {
-	const hexDigits = "0123456789abcdef"
-	b = append(b, '"')
-	for i := 0; i < len(s); {
-		c := s[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-			i++
-		case c < 0x20 || c == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			i++
-		case c < utf8.RuneSelf:
-			b = append(b, c)
-			i++
-		default:
-			r, n := utf8.DecodeRuneInString(s[i:])
-			b = utf8.AppendRune(b, r)
-			i += n
-		}
-	}
-	return append(b, '"')
+	return b
 }

@@ -1,10 +1,6 @@
 package proxy
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-	"time"
-)
+import "time"
 
 // finish accounts for the call, once, whatever became of it. It runs also when
 // serving it panics.
@@ -29,18 +25,3 @@ func (x *exchange) finish() {
 }
 
 func local(path string) bool { return path == "/health" || path == "/status" }
-
-// userHash stands for a user where he must not be named.
-func (p *Proxy) userHash(user string) string {
-	if user == "" {
-		return ""
-	}
-	h := sha256.New()
-	if p.opts.UserHashKey != nil {
-		h.Write([]byte(p.opts.UserHashKey().Reveal()))
-	}
-	h.Write([]byte{0})
-	h.Write([]byte(user))
-	var sum [sha256.Size]byte
-	return hex.EncodeToString(h.Sum(sum[:0])[:8])
-}

@@ -243,8 +243,10 @@ func sameNames(t *testing.T, what string, code, documented []string) {
 func TestLogging_HasEveryFieldOfTheAccessLog(t *testing.T) {
 	written := inSource(t, "pkg/proxy/accesslog.go", `(?:(?:str|num|ms)\("|["{,]")([a-z_]+)(?:", |":)`)
 	p := readPage(t, "docs/logging.md")
-	p.text, _, _ = strings.Cut(p.text, "### Reasons")
+	p.text, _, _ = strings.Cut(p.text, "### Sampling")
 	sameNames(t, "access log", written, firstCells(p, "Access log"))
+	seed := inSource(t, "pkg/proxy/accesslog_seed.go", `["{,]"([a-z_]+)":`)
+	sameNames(t, "access log in the format seed", seed, firstCells(readPage(t, "docs/logging.md"), "The format seed"))
 }
 
 func TestStandin_HasEverySelectorAndFault(t *testing.T) {
