@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 func ask(t *testing.T, method, target string, header ...string) *http.Response {
@@ -257,6 +258,41 @@ func TestLanguages_HaveWhatThePageSays(t *testing.T) {
 	for star := range used {
 		if prefix, ok := strings.CutSuffix(star, "*"); ok && !slices.ContainsFunc(slices.Collect(maps.Keys(en)), func(k string) bool { return strings.HasPrefix(k, prefix) }) {
 			t.Errorf("the page says %s…, for which there are no words", prefix)
+		}
+	}
+}
+
+// Words that the page says stand in quotes where h is called, or in an attribute
+// that is read out. Class names and the names of header fields look like words.
+var (
+	spoken   = regexp.MustCompile(`(?:placeholder|title|alt|"aria-label"): "([^"]*)"`)
+	literals = regexp.MustCompile(`"([^"\\\n]*)"|` + "`" + `([^` + "`" + `]*)` + "`" + `|//[^\n]*|/\*[\s\S]*?\*/`)
+	holes    = regexp.MustCompile(`\$\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}`)
+	sentence = regexp.MustCompile(`\p{L}{2,}[^\p{L}]* \p{L}{2,}|^\p{Lu}\p{Ll}+\b|\p{Han}`)
+	headers  = regexp.MustCompile(`^(?:Authorization|Content-Type|Retry-After|X-Config-Stale|If-Match|Accept|Bearer )$`)
+	unsaid   = regexp.MustCompile(`throw new Error\([^)]*\)|class: (?:"[^"]*"|` + "`" + `[^` + "`" + `]*` + "`" + `|[^,}]*\? [^,}]*)`)
+)
+
+func TestLanguages_HoldAllWords(t *testing.T) {
+	for name, text := range texts(t) {
+		if path.Ext(name) != ".js" {
+			continue
+		}
+		switch path.Base(name) {
+		case "en.js", "zh.js":
+			continue
+		case "i18n.js": // the languages' own names
+			text = strings.NewReplacer(`"English"`, "", `"中文"`, "").Replace(text)
+		}
+		for _, m := range spoken.FindAllStringSubmatch(text, -1) {
+			if strings.ContainsFunc(m[1], unicode.IsLetter) {
+				t.Errorf("%s says %q, whatever the language", name, m[0])
+			}
+		}
+		for _, m := range literals.FindAllStringSubmatch(unsaid.ReplaceAllString(text, ""), -1) {
+			if words := holes.ReplaceAllString(m[1]+m[2], ""); sentence.MatchString(words) && !headers.MatchString(words) {
+				t.Errorf("%s says %q, whatever the language", name, words)
+			}
 		}
 	}
 }

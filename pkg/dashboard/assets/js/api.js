@@ -1,13 +1,21 @@
-import { t } from "./i18n.js";
+import { t, word } from "./i18n.js";
 
 const base = new URL("api/v1/", document.baseURI);
 
-/** A Refusal is an answer of the server that is not a success. */
+/**
+ * A Refusal is an answer of the server that is not a success. The message says
+ * what kind it is in the reader's language; said holds what the server says
+ * of it, and every fault, line by line.
+ */
 export class Refusal extends Error {
   constructor(status, problem, after) {
-    super([problem?.detail ?? "", ...(problem?.faults?.length > 1 ? problem.faults.map((f) => `${f.path ?? ""} ${f.message ?? ""}`) : [])].filter(Boolean).join("\n") || t("error.status", { status }));
+    const kind = word("error", status);
+    super(kind === String(status) ? t("error.status", { status }) : kind);
     this.status = status;
     this.after = after;
+    // The detail of a single fault is that fault.
+    const faults = problem?.faults?.length > 1 ? problem.faults.map((f) => [f.path, f.message].filter(Boolean).join(": ")) : [];
+    this.said = [problem?.detail ?? "", ...faults].filter(Boolean);
   }
 }
 
@@ -27,9 +35,10 @@ export class Api {
   }
 
   /** call returns the answer's JSON. Throws Refusal, Unreachable, or the AbortError of the signal. */
-  async call(method, path, { signal, headers, note } = {}) {
+  async call(method, path, { signal, headers, body, note } = {}) {
     const patience = AbortSignal.timeout(20_000);
-    const res = await this.#fetch(method, path, { headers, signal: signal ? AbortSignal.any([signal, patience]) : patience }, signal);
+    const content = body === undefined ? {} : { body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } };
+    const res = await this.#fetch(method, path, { headers, ...content, signal: signal ? AbortSignal.any([signal, patience]) : patience }, signal);
     note?.(res.headers);
     try {
       return res.status === 204 ? null : await res.json();

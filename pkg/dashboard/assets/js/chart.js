@@ -1,7 +1,7 @@
 import { h, svg } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, span } from "./format.js";
 import { t } from "./i18n.js";
-import { kept } from "./model.js";
+import { kept, step } from "./model.js";
 
 const hovered = new Map(); // id of a chart → index under the pointer
 const W = 600;
@@ -14,6 +14,11 @@ function nice(x) {
   return [1, 2, 5, 10].map((m) => m * p).find((v) => v >= x * 0.999);
 }
 
+/** wide returns how many samples the axis has room for: a minute at first, then more. */
+function wide(n) {
+  return [30, 60, 90, kept].find((w) => n <= w) ?? kept;
+}
+
 /**
  * chart draws lines over time, the newest at the right edge.
  * lines: [{key, name}] picks the fields of the samples; redraw is called when
@@ -21,13 +26,14 @@ function nice(x) {
  */
 export function chart({ id, title, note, samples, lines, format, redraw }) {
   const top = nice(Math.max(0, ...samples.flatMap((s) => lines.map((l) => s[l.key] ?? 0))));
-  const x = (i) => ((kept - samples.length + i) / (kept - 1)) * W;
+  const room = wide(samples.length);
+  const x = (i) => ((room - samples.length + i) / (room - 1)) * W;
   const y = (v) => H - (v / top) * (H - 4) - 1;
   const at = Math.min(hovered.get(id) ?? samples.length - 1, samples.length - 1);
   const shown = samples[at] ?? {};
   const move = (e) => {
     const box = e.currentTarget.getBoundingClientRect();
-    const i = Math.round(((e.clientX - box.left) / box.width) * (kept - 1)) - (kept - samples.length);
+    const i = Math.round(((e.clientX - box.left) / box.width) * (room - 1)) - (room - samples.length);
     hovered.set(id, Math.max(0, Math.min(samples.length - 1, i)));
     redraw();
   };
@@ -50,7 +56,7 @@ export function chart({ id, title, note, samples, lines, format, redraw }) {
         hovered.has(id) && svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: 0, y2: H })),
       h("span", { class: "top" }, format(top)),
       h("span", { class: "when" }, hovered.has(id) && shown.wall ? clock(shown.wall) : "")),
-    h("div", { class: "chart-foot dim" }, h("span", null, t("chart.ago")), note && h("span", null, note), h("span", null, t("chart.now"))));
+    h("div", { class: "chart-foot dim" }, h("span", null, t("chart.ago", { span: span(room * step) })), note && h("span", null, note), h("span", null, t("chart.now"))));
 }
 
 function trace(samples, key, x, y, closed) {
@@ -72,6 +78,24 @@ function trace(samples, key, x, y, closed) {
   });
   if (from >= 0) end(samples.length - 1);
   return d;
+}
+
+/** ring draws parts of a whole as a ring, clockwise from the top. parts: [{name, share}] */
+export function ring(parts, label) {
+  const R = 40;
+  const around = 2 * Math.PI * R;
+  let at = 0;
+  return svg("svg", { class: "ring", viewBox: "0 0 100 100", role: "img", "aria-label": label },
+    svg("circle", { class: "ring-track", cx: 50, cy: 50, r: R }),
+    parts.map((p, i) => {
+      const from = at;
+      at += p.share;
+      const length = Math.max(0, p.share * around - (p.share < 1 ? 0.8 : 0));
+      return length > 0 && svg("circle", {
+        class: `ring-part s${i % 8}`, cx: 50, cy: 50, r: R, transform: "rotate(-90 50 50)",
+        "stroke-dasharray": `${length.toFixed(3)} ${(around - length).toFixed(3)}`, "stroke-dashoffset": (-from * around).toFixed(3),
+      }, svg("title", null, p.name));
+    }));
 }
 
 /** shares draws parts of a whole as one bar. parts: [{name, share}] */

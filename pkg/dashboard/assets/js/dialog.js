@@ -1,26 +1,29 @@
 import { h } from "./dom.js";
+import { blame } from "./parts.js";
 import { t } from "./i18n.js";
 
 /**
  * ask shows a question over the page and does what is asked for. A failure is
- * shown in the dialog, which then stays. Returns what act returned, or
- * undefined when the reader thought better of it.
+ * shown in the dialog, which then stays. act is given the form. Returns what
+ * act returned, or undefined when the reader thought better of it. Without act
+ * there is nothing to confirm, only to close.
  */
 export function ask({ title, body, yes, danger, act }) {
   return new Promise((resolve) => {
     let result;
-    const fault = h("p", { class: "fault", role: "alert", hidden: true });
-    const confirm = h("button", { type: "submit", class: danger ? "danger" : "primary" }, yes);
-    const cancel = h("button", { type: "button", onclick: () => box.close() }, t("dialog.cancel"));
+    const fault = h("div", { class: "fault", role: "alert", hidden: true });
+    const confirm = act && h("button", { type: "submit", class: danger ? "danger" : "primary" }, yes);
+    const cancel = h("button", { type: "button", onclick: () => box.close() }, t(act ? "dialog.cancel" : "dialog.close"));
     const submit = async (e) => {
       e.preventDefault();
+      if (!act) return box.close();
       confirm.disabled = true;
       fault.hidden = true;
       try {
-        result = (await act()) ?? null;
+        result = (await act(e.target)) ?? null;
         box.close();
       } catch (err) {
-        fault.textContent = err.message;
+        fault.replaceChildren(...blame(err));
         fault.hidden = false;
         confirm.disabled = false;
       }
@@ -33,7 +36,7 @@ export function ask({ title, body, yes, danger, act }) {
     });
     document.body.append(box);
     box.showModal();
-    cancel.focus();
+    (box.querySelector("[autofocus]") ?? cancel).focus();
   });
 }
 

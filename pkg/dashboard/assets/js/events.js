@@ -1,7 +1,7 @@
 import { h } from "./dom.js";
 import * as f from "./format.js";
 import { t, word } from "./i18n.js";
-import { appLink, changed, pill } from "./parts.js";
+import { appLink, changed, pill, said } from "./parts.js";
 
 export const events = { render };
 
@@ -19,9 +19,14 @@ function render(ctx) {
       h("span", { class: `pill ${ctx.following ? "good" : "bad"}`, role: "status" }, h("span", { "aria-hidden": "true" }, ctx.following ? "●" : "▲"), t(ctx.following ? "events.live" : "events.broken")),
       h("select", { "aria-label": t("events.only"), onchange: pick }, ["", ...kinds].map((k) => h("option", { value: k, selected: (only ?? "") === k }, k ? t(`event.${k}`) : t("events.all"))))),
     h("section", { class: "card" },
-      list.length === 0 && h("p", { class: "dim" }, t("events.none")),
-      h("ol", { class: "feed" }, list.map((e) => h("li", { "data-key": String(e.n) },
-        h("time", { class: "dim", datetime: e.at, title: f.time(e.at) }, f.clock(e.at)), h("span", { class: "badge" }, word("event", e.type)), h("div", null, words(e)))))));
+      feed(list)));
+}
+
+/** feed draws events, the newest first. */
+export function feed(list) {
+  if (list.length === 0) return h("p", { class: "dim" }, t("events.none"));
+  return h("ol", { class: "feed" }, list.map((e) => h("li", { "data-key": String(e.n) },
+    h("time", { class: "dim", datetime: e.at, title: f.time(e.at) }, f.clock(e.at)), h("span", { class: "badge" }, word("event", e.type)), h("div", null, words(e)))));
 }
 
 function words({ type, data }) {
@@ -29,9 +34,9 @@ function words({ type, data }) {
     case "configuration":
       return [h("a", { href: `#/change/${data.revision}` }, t("events.revision", { n: data.revision })), h("div", { class: "dim" }, data.changes.slice(0, 8).map(changed).join(" · "), data.changes.length > 8 ? ` · ${t("list.more", { n: data.changes.length - 8 })}` : "")];
     case "health":
-      return [appLink(data.app), ` / ${data.instance} `, pill("status", data.from), " → ", pill("status", data.to), data.reason && h("div", { class: "dim" }, data.reason)];
+      return [appLink(data.app), ` / ${data.instance} `, pill("status", data.from), " → ", pill("status", data.to), data.reason && h("div", { class: "dim" }, said(data.reason))];
     case "node":
-      return [h("b", null, data.id), ` (${word("noderole", data.role)}) `, word("nodedid", data.action), data.revision ? ` · ${t("events.revision", { n: data.revision })}` : "", data.reason && h("div", { class: "fault" }, data.reason)];
+      return [h("b", null, data.id), ` (${word("noderole", data.role)}) `, word("nodedid", data.action), data.revision ? ` · ${t("events.revision", { n: data.revision })}` : "", data.reason && h("div", { class: "fault" }, said(data.reason))];
     case "reset":
       return t("events.reset");
   }

@@ -43,6 +43,7 @@ export function span(seconds) {
   if (seconds < 1 && seconds > 0) return ms(seconds * 1000);
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return t("span.s", { s });
+  if (s < 3600 && s % 60 === 0) return t("span.m", { m: s / 60 });
   if (s < 3600) return t("span.ms", { m: Math.floor(s / 60), s: s % 60 });
   if (s < 86400) return t("span.hm", { h: Math.floor(s / 3600), m: Math.floor((s % 3600) / 60) });
   return t("span.dh", { d: Math.floor(s / 86400), h: Math.floor((s % 86400) / 3600) });

@@ -3,7 +3,7 @@ import { ask, toast } from "./dialog.js";
 import * as f from "./format.js";
 import { t, word } from "./i18n.js";
 import { differences } from "./model.js";
-import { changed, section, table, tile } from "./parts.js";
+import { changed, impact, section, table, tile } from "./parts.js";
 
 export const history = { load: loadList, render: renderList };
 export const change = { load: loadOne, render: renderOne };
@@ -22,7 +22,7 @@ async function older(ctx) {
     const { items } = await ctx.api.get(`history?limit=${page}&before=${data.entries.at(-1).revision}`);
     Object.assign(data, { entries: [...data.entries, ...items], more: items.length === page });
   } catch (err) {
-    ctx.fault = err.message;
+    ctx.fault = err;
   }
   ctx.redraw();
 }
@@ -31,10 +31,11 @@ function renderList(ctx) {
   const { entries, more } = ctx.data;
   return h("div", null,
     h("h1", null, t("nav.history")),
-    h("section", { class: "card" },
-      entries && table(t("nav.history"),
+    !entries && !ctx.fault && h("p", { class: "dim" }, t("wait")),
+    entries && h("section", { class: "card" },
+      table(t("nav.history"),
         [{ name: t("col.revision") }, { name: t("col.time") }, { name: t("col.who") }, { name: t("col.action") }, { name: t("col.note") }, { name: t("col.changes"), num: true }],
-        entries.map((e) => ({ key: String(e.revision), cells: [h("a", { href: `#/change/${e.revision}` }, String(e.revision)), f.time(e.time), h("div", { class: "stack" }, h("span", null, e.who), h("span", { class: "dim small" }, e.from)), word("action", e.action), e.note || "–", f.count(e.count)] })), t("history.none")),
+        entries.map((e) => ({ key: String(e.revision), cells: [h("a", { href: `#/change/${e.revision}` }, String(e.revision)), f.time(e.time), h("div", { class: "stack" }, h("span", null, e.who), h("span", { class: "dim small address" }, e.from)), word("action", e.action), e.note || "–", f.count(e.count)] })), t("history.none")),
       more && h("div", { class: "row" }, h("button", { type: "button", onclick: () => older(ctx) }, t("history.older")))));
 }
 
@@ -45,11 +46,10 @@ async function loadOne(ctx, signal) {
 
 function renderOne(ctx) {
   const { entry } = ctx.data;
-  const allowed = ctx.may("admin");
   return h("div", null,
     h("p", { class: "crumb" }, h("a", { href: "#/history" }, t("nav.history")), " / "),
     h("div", { class: "head" }, h("h1", null, t("events.revision", { n: ctx.params[0] })),
-      entry && h("button", { type: "button", disabled: !allowed, title: allowed ? null : t("role.needs", { role: word("role", "admin") }), onclick: () => rollback(ctx, entry.revision) }, t("rollback.ask"))),
+      entry && ctx.may("admin") && h("button", { type: "button", "data-key": "rollback", onclick: () => rollback(ctx, entry.revision) }, t("rollback.ask"))),
     entry && [
       h("div", { class: "tiles" }, tile(t("col.action"), word("action", entry.action), entry.note), tile(t("col.who"), entry.who, entry.from), tile(t("col.time"), f.clock(entry.time), f.time(entry.time)), tile(t("col.changes"), f.count(entry.count))),
       section(t("history.changes"), changes(entry.changes))]);
@@ -61,7 +61,7 @@ function changes(list) {
   return h("ul", { class: "changes" }, list.map((c) => h("li", { "data-key": `${c.kind}/${c.app ?? ""}/${c.name ?? ""}` },
     h("b", null, changed(c)),
     c.before && c.after
-      ? h("dl", { class: "diff" }, differences(c.before, c.after).map(([path, before, after]) => [h("dt", null, path), h("dd", null, h("del", null, text(before)), h("span", { class: "arrow" }, " → "), h("ins", null, text(after)))]))
+      ? h("dl", { class: "diff" }, differences(c.before, c.after).map(([path, before, after]) => [h("dt", { lang: "en" }, path), h("dd", { lang: "en" }, h("del", null, text(before)), h("span", { class: "arrow" }, " → "), h("ins", null, text(after)))]))
       : (c.before ?? c.after) && h("details", null, h("summary", null, t("history.object")), h("pre", { tabindex: "0" }, JSON.stringify(c.before ?? c.after, null, 2))))));
 }
 
@@ -75,18 +75,16 @@ async function rollback(ctx, revision) {
   try {
     plan = await ctx.api.call("POST", `rollback/${revision}?dry_run=true`);
   } catch (err) {
-    ctx.fault = err.message;
+    ctx.fault = err;
     return ctx.redraw();
   }
   if (plan.unchanged) return toast(t("rollback.same", { revision }));
-  const moved = Object.entries(plan.moved);
   const done = await ask({
     title: t("rollback.title", { revision }), yes: t("rollback.do"), danger: true,
     body: [
       h("p", null, t("rollback.about", { revision, now: plan.revision })),
       names("rollback.created", plan.created), names("rollback.changed", plan.changed), names("rollback.deleted", plan.deleted),
-      h("h3", null, t("rollback.moved")),
-      moved.length ? h("ul", null, moved.map(([app, share]) => h("li", null, t("rollback.share", { app, share: f.percent(share) })))) : h("p", { class: "dim" }, t("rollback.nobody")),
+      impact(plan),
       h("h3", null, t("history.changes")), changes(plan.changes)].filter(Boolean),
     act: () => ctx.api.call("POST", `rollback/${revision}`, { headers: { "If-Match": `"${plan.revision}"` } }),
   });

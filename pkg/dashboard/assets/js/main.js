@@ -1,34 +1,36 @@
 import { Api, Refusal } from "./api.js";
 import { h, morph } from "./dom.js";
 import { choose, language, languages, t, word } from "./i18n.js";
-import { History } from "./model.js";
-import { sha256 } from "./sha256.js";
+import { History, step } from "./model.js";
+import { blame } from "./parts.js";
+import { access } from "./access.js";
 import { application } from "./application.js";
 import { applications } from "./applications.js";
 import { events } from "./events.js";
 import { history, change } from "./history.js";
 import { nodes } from "./nodes.js";
 import { overview } from "./overview.js";
+import { servers } from "./servers.js";
 import { signIn } from "./signin.js";
 
-const pollEvery = 2000;
+const pollEvery = step * 1000;
 const slowest = 10_000;
 const tokenKey = "difylb.token";
 const keptEvents = 300;
 
 // The routes by the first part of the hash. A view is {load, render}: load
 // reads what the Status document does not hold, render draws from ctx.
-const views = { "": overview, apps: applications, app: application, nodes, events, history, change };
-const sections = ["", "apps", "nodes", "events", "history"];
+const views = { "": overview, apps: applications, app: application, servers, nodes, events, history, change, access };
+const sections = ["", "apps", "servers", "nodes", "events", "history", "access"];
 const parents = { app: "apps", change: "history" };
 
 /** What all views draw from. */
 const ctx = {
-  api: null, name: "", role: "", // who is signed in
+  api: null, id: "", name: "", role: "", // who is signed in
   status: null, samples: new History(), events: [], following: false,
   lost: "", stale: "", // why the picture is old, in words
   route: "", params: [], query: new Map(), // where the reader is
-  data: {}, fault: "", // of the view, from its load
+  data: {}, fault: null, // of the view, from its load
   redraw, reload, may,
 };
 
@@ -37,10 +39,10 @@ let visit = null; // aborts what runs for the view
 let signInFault = "";
 let drawing = false;
 
-/** may says whether the role allows what needs at least the given one. An unknown role is for the server to judge. */
+/** may says whether the role allows what needs at least the given one; the server judges in any case. */
 function may(need) {
   const ranks = ["viewer", "operator", "admin"];
-  return ctx.role === "" || ranks.indexOf(ctx.role) >= ranks.indexOf(need);
+  return ranks.indexOf(ctx.role) >= ranks.indexOf(need);
 }
 
 function redraw() {
@@ -55,7 +57,9 @@ function redraw() {
 function draw() {
   const root = document.getElementById("app");
   if (!ctx.api) {
+    const there = document.getElementById("token");
     morph(root, [frame(signIn(signInFault, begin))]);
+    if (!there) document.getElementById("token").focus();
     document.title = "difylb";
     return;
   }
@@ -72,18 +76,19 @@ function draw() {
     ctx.lost && h("div", { class: "banner bad", role: "alert", "data-key": "lost" }, ctx.lost),
     ctx.stale && h("div", { class: "banner", role: "status", "data-key": "stale" }, t("banner.stale", { age: ctx.stale })),
     h("main", { id: "main", tabindex: "-1", "data-key": "main" },
-      ctx.fault && h("p", { class: "fault", role: "alert", "data-key": "fault" }, ctx.fault),
+      ctx.fault && h("div", { class: "fault", role: "alert", "data-key": "fault" }, blame(ctx.fault)),
       h("div", { "data-key": `view-${ctx.route}-${ctx.params.join("/")}` }, content)))]);
 }
 
 function frame(...content) {
   const here = parents[ctx.route] ?? ctx.route;
   return h("div", { class: "frame", "data-key": ctx.api ? "in" : "out" },
+    ctx.api && h("button", { type: "button", class: "skip", onclick: () => document.getElementById("main")?.focus() }, t("nav.skip")),
     h("header", null,
       h("a", { class: "brand", href: "#/" }, h("img", { src: "assets/icon.svg", alt: "", width: 26, height: 26 }), "difylb"),
       ctx.api && h("nav", { "aria-label": t("nav.label") }, sections.map((s) => h("a", { href: `#/${s}`, "aria-current": here === s ? "page" : null }, t(`nav.${s || "overview"}`)))),
       h("div", { class: "controls" },
-        ctx.api && h("span", { class: "who" }, ctx.name && h("span", { class: "who-name" }, ctx.name), h("span", { class: "badge" }, ctx.role ? word("role", ctx.role) : t("role.none"))),
+        ctx.api && h("span", { class: "who" }, ctx.name && h("span", { class: "who-name" }, ctx.name), h("span", { class: "badge" }, word("role", ctx.role))),
         picker(t("control.language"), languages, language(), (v) => {
           remember("difylb.language", v);
           choose(v);
@@ -128,11 +133,10 @@ function recall(key, where = "localStorage") {
 /** begin signs in. Throws what speaks against it. */
 async function begin(token) {
   const api = new Api(token);
-  const tokens = await api.all("access");
-  const id = sha256(token).slice(0, 16);
-  const me = tokens.find((a) => a.id === id);
+  const me = await api.get("whoami");
+  session?.abort();
   remember(tokenKey, token, "sessionStorage");
-  Object.assign(ctx, { api, name: me?.name ?? "", role: me?.role ?? "", status: null, samples: new History(), events: [], lost: "", stale: "" });
+  Object.assign(ctx, { api, id: me.id, name: me.name, role: me.role, status: null, samples: new History(), events: [], lost: "", stale: "" });
   signInFault = "";
   session = new AbortController();
   poll(session.signal);
@@ -145,7 +149,7 @@ function end(why) {
   session?.abort();
   visit?.abort();
   remember(tokenKey, null, "sessionStorage");
-  Object.assign(ctx, { api: null, name: "", role: "", status: null, samples: new History(), events: [], data: {}, fault: "", lost: "", stale: "" });
+  Object.assign(ctx, { api: null, id: "", name: "", role: "", status: null, samples: new History(), events: [], data: {}, fault: null, lost: "", stale: "" });
   for (const box of document.querySelectorAll("dialog")) box.close();
   signInFault = why;
   redraw();
@@ -191,7 +195,7 @@ async function follow(signal) {
         ctx.following = true;
         ctx.events.unshift({ type, data, at: data.time ?? new Date().toISOString(), n: (ctx.events[0]?.n ?? 0) + 1 });
         ctx.events.length = Math.min(ctx.events.length, keptEvents);
-        if (type === "configuration" || type === "reset") reload();
+        if (type === "configuration" || type === "reset" || (type === "health" && ctx.route === "app" && data.app === ctx.params[0])) reload();
         redraw();
       });
     } catch { /* the polling says what is wrong */ }
@@ -212,7 +216,7 @@ function go() {
   });
   const route = Object.hasOwn(views, first) ? first : "";
   const moved = route !== ctx.route || params.join("/") !== ctx.params.join("/");
-  Object.assign(ctx, { route, params, data: {}, fault: "" });
+  Object.assign(ctx, { route, params, data: {}, fault: null });
   if (!ctx.api) return redraw();
   reload();
   draw();
@@ -229,11 +233,11 @@ async function reload() {
   const { signal } = visit;
   try {
     await views[ctx.route].load?.(ctx, signal);
-    if (!signal.aborted) ctx.fault = "";
+    if (!signal.aborted) ctx.fault = null;
   } catch (err) {
     if (signal.aborted) return;
     if (err instanceof Refusal && err.status === 401) return end(t("signin.ended"));
-    ctx.fault = err.message;
+    ctx.fault = err;
   }
   redraw();
 }

@@ -1,6 +1,9 @@
 // What successive Status documents say together. Nothing here touches the page.
 
-/** How many samples are kept: five minutes of one each two seconds. */
+/** Seconds between two samples. */
+export const step = 2;
+
+/** How many samples are kept: five minutes. */
 export const kept = 150;
 
 const TOTAL = "";

@@ -1,10 +1,32 @@
 import { h } from "./dom.js";
 import * as f from "./format.js";
+import { path } from "./api.js";
+import { feed } from "./events.js";
 import { t } from "./i18n.js";
 import { sum, takesUsers } from "./model.js";
 import { appLink, pill, section, table, tile, traffic, why } from "./parts.js";
 
-export const overview = { render };
+export const overview = { render, poll };
+
+const asked = 8; // applications with ailing instances of which is read why
+
+/** poll reads what probes say of ailing instances, anew when their status changed. */
+async function poll(ctx, signal) {
+  const seen = (ctx.data.seen ??= new Map());
+  const ailing = Object.entries(ctx.status.applications)
+    .map(([app, a]) => [app, Object.entries(a.instances).filter(([, i]) => i.status !== "healthy").map(([name, i]) => `${name} ${i.status} ${i.since}`).join()])
+    .filter(([app, how]) => how && seen.get(app)?.how !== how).slice(0, asked);
+  for (const [app, how] of ailing) {
+    try {
+      const list = await ctx.api.all(`${path("apps", app)}/instances`, { signal });
+      seen.set(app, { how, probes: new Map(list.map((i) => [i.name, i.probe])) });
+    } catch {
+      if (signal.aborted) return;
+      seen.set(app, { how, probes: new Map() }); // the page does without
+    }
+  }
+  if (ailing.length) ctx.redraw();
+}
 
 function render(ctx) {
   const { status } = ctx;
@@ -27,7 +49,8 @@ function render(ctx) {
     section(t("overview.ailing"),
       table(t("overview.ailing"),
         [{ name: t("col.application") }, { name: t("col.instance") }, { name: t("col.status") }, { name: t("col.why") }],
-        ailing.slice(0, 100).map((i) => ({ key: `${i.app}/${i.name}`, cells: [appLink(i.app), i.name, pill("status", i.status), why(ctx, i.app, i.name, i)] })),
+        ailing.slice(0, 100).map((i) => ({ key: `${i.app}/${i.name}`, cells: [appLink(i.app), i.name, pill("status", i.status), h("div", { class: "dim small why" }, why(i, ctx.data.seen?.get(i.app)?.probes.get(i.name)))] })),
         t("overview.well")),
-      ailing.length > 100 && h("p", { class: "dim" }, t("list.more", { n: ailing.length - 100 }))));
+      ailing.length > 100 && h("p", { class: "dim" }, t("list.more", { n: ailing.length - 100 }))),
+    section(t("overview.events"), feed(ctx.events.slice(0, 6)), h("p", null, h("a", { href: "#/events" }, t("events.all")))));
 }

@@ -1,6 +1,7 @@
 import { h } from "./dom.js";
 import { Refusal } from "./api.js";
 import { t } from "./i18n.js";
+import { blame } from "./parts.js";
 
 /** signIn draws the form; begin takes the token and throws when it is of no use. */
 export function signIn(fault, begin) {
@@ -16,7 +17,7 @@ export function signIn(fault, begin) {
     try {
       await begin(token);
     } catch (err) {
-      say.textContent = err instanceof Refusal && err.status === 401 ? t("signin.wrong") : err.message;
+      say.replaceChildren(...(err instanceof Refusal && err.status === 401 ? [t("signin.wrong")] : blame(err)));
       say.hidden = false;
       button.disabled = false;
       input.select();
@@ -27,8 +28,8 @@ export function signIn(fault, begin) {
       h("h1", null, t("signin.title")),
       h("p", { class: "dim" }, t("signin.about")),
       h("label", { for: "token" }, t("signin.token")),
-      h("input", { id: "token", name: "token", type: "password", autocomplete: "off", autocapitalize: "none", spellcheck: "false", required: true, autofocus: true }),
-      h("p", { class: "fault", role: "alert", hidden: !fault }, fault),
+      h("input", { id: "token", name: "token", type: "password", autocomplete: "off", autocapitalize: "none", spellcheck: "false", required: true }),
+      h("div", { class: "fault", role: "alert", hidden: !fault }, fault),
       h("button", { class: "primary", type: "submit" }, t("signin.go")),
       h("p", { class: "dim small" }, t("signin.where"))));
 }
