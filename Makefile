@@ -28,15 +28,16 @@ lint: ## gofmt, vet, staticcheck
 	$(GO) tool staticcheck ./...
 
 race: ## unit and integration tests under the race detector
-	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/(test/(e2e|docs|fault|ops)|pkg/store)')
+	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/(test/(e2e|docs|fault|ops|browser)|pkg/store)')
 	$(GO) test -race -timeout 10m -tags portable ./pkg/proxy # as on systems that are not Linux: ordinary Read and Write
 	$(GO) test -race -timeout 15m -p 1 ./pkg/store/... # one at a time: they stop and kill etcds, and wait for elections
 
-e2e: build ## the cluster as real processes, driven by a real Dify SDK, under faults; the commands of the docs
+e2e: build ## the cluster as real processes, driven by a real Dify SDK and a real browser, under faults; the commands of the docs
 	@if command -v npm >/dev/null; then cd test/sdk && npm ci --no-audit --no-fund --silent; else echo "npm is not installed: the SDK scenarios are left out"; fi
 	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 15m ./test/e2e
 	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 15m -parallel 7 ./test/fault # clusters mostly wait
 	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 5m ./test/ops
+	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 5m ./test/browser
 	DIFYLB_BIN=$(CURDIR)/bin $(GO) test -count=1 -timeout 10m ./test/docs
 
 fault: build ## every fault, with long streams, and the table of it; UPDATE=-update writes that into docs/reliability.md

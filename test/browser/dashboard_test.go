@@ -1,0 +1,383 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// views are all of the page, by their addresses.
+var views = []string{"#/", "#/apps", "#/app/" + app, "#/servers", "#/nodes", "#/events", "#/history", "#/access"}
+
+const (
+	language = `header select[aria-label="Language"], header select[aria-label="语言"]`
+	colours  = `header select[aria-label="Colours"], header select[aria-label="配色"]`
+	confirm  = "dialog[open] button[type=submit]"
+)
+
+// One cluster and one browser serve all of this: they are what takes time.
+func TestDashboard(t *testing.T) {
+	chromium(t)
+	c := startCluster(t)
+	browser := startBrowser(t)
+	stop := c.traffic()
+	defer stop()
+	for _, s := range []struct {
+		name string
+		run  func(*testing.T, *cluster, *tab)
+	}{
+		{"SignIn_TellsWrongFromRight", signInTellsWrongFromRight},
+		{"Figures_MoveUnderTraffic", figuresMoveUnderTraffic},
+		{"Views_AreWholeInEveryLook", viewsAreWholeInEveryLook},
+		{"Keyboard_Suffices", keyboardSuffices},
+		{"Drain_ShowsWhoMovesAndIsSeen", drainShowsWhoMovesAndIsSeen},
+		{"Rollback_ShowsWhatItDoes", rollbackShowsWhatItDoes},
+		{"Refusals_AreSaidInWords", refusalsAreSaidInWords},
+		{"Nodes_AreSaidInWords", nodesAreSaidInWords},
+		{"Viewer_SeesNoActions", viewerSeesNoActions},
+		{"LostServer_IsSaidAndFoundAgain", lostServerIsSaidAndFoundAgain},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			p := openTab(t, browser, c.url)
+			c.t = t
+			if s.name != "SignIn_TellsWrongFromRight" {
+				p.signIn(c.adminToken())
+				p.awaitText("h1", "Overview")
+			}
+			s.run(t, c, p)
+			p.clean("in the end")
+		})
+		c.t = t
+	}
+}
+
+func signInTellsWrongFromRight(t *testing.T, c *cluster, p *tab) {
+	if got := value[bool](p, `document.activeElement.id === "token"`); !got {
+		t.Error("the field of the token does not have the focus")
+	}
+	// What the server sends, and that this browser heeds it.
+	if policy := value[string](p, `fetch("/").then((r) => r.headers.get("Content-Security-Policy"))`); !strings.HasPrefix(policy, "default-src 'none'; ") {
+		t.Errorf("the page has the policy %q", policy)
+	}
+	p.clean("before the sign-in")
+	if ran := value[bool](p, `(() => { const s = document.createElement("script"); s.text = "window.ran = true"; document.head.append(s); return Boolean(window.ran); })()`); ran {
+		t.Error("an inline script ran")
+	}
+	p.taken()
+	p.signIn("lb-wrong")
+	p.awaitText(".fault", "does not know this access token")
+	p.taken() // browsers log every 401
+	p.signIn(c.adminToken())
+	p.awaitText("h1", "Overview")
+	if kept := value[[]string](p, `[location.href, document.cookie, JSON.stringify({...localStorage})]`); strings.Contains(strings.Join(kept, " "), c.adminToken()) {
+		t.Errorf("the token stands in %q", kept)
+	}
+	p.do("load the page anew", chromedp.Reload())
+	p.awaitText("h1", "Overview")
+	p.click("header button.quiet")
+	p.do("wait for the form", chromedp.WaitVisible(chromedp.CSS("#token")))
+	if left := value[int](p, `sessionStorage.length`); left != 0 {
+		t.Errorf("after the sign-out sessionStorage holds %d things", left)
+	}
+	p.do("load the page anew", chromedp.Reload(), chromedp.WaitVisible(chromedp.CSS("#token")))
+}
+
+func figuresMoveUnderTraffic(t *testing.T, _ *cluster, p *tab) {
+	const rate = `parseFloat(document.querySelector(".tile b").innerText)`
+	p.await("requests per second are counted", rate+` > 1`)
+	p.await("streams are open", `parseInt(document.querySelectorAll(".tile")[2].querySelector("b").innerText) >= 6`)
+	total := value[string](p, `document.querySelector(".tile .small").innerText`)
+	p.await("the total grows", fmt.Sprintf(`document.querySelector(".tile .small").innerText !== %q`, total))
+	for i, name := range []string{"requests", "errors", "open", "latency", "first"} {
+		p.await("the plot of "+name+" has a line", fmt.Sprintf(`document.querySelectorAll(".chart")[%d].querySelector("path.stroke").getAttribute("d").includes("L")`, i))
+	}
+}
+
+// looks are all in which the page must be whole.
+var looks = []struct {
+	language, theme string
+	width           int64
+}{
+	{"en", "light", 1280}, {"en", "dark", 1280}, {"zh", "light", 1280}, {"zh", "dark", 390}, {"en", "light", 390},
+}
+
+func viewsAreWholeInEveryLook(t *testing.T, _ *cluster, p *tab) {
+	for _, look := range looks {
+		p.do("resize", chromedp.EmulateViewport(look.width, 900))
+		p.pick(language, look.language)
+		p.pick(colours, look.theme)
+		for _, view := range append(views, "#/change/"+newestChange(p)) {
+			where := fmt.Sprintf("%s in %s, %s, %d px", view, look.language, look.theme, look.width)
+			p.visit(view)
+			p.await(where+": figures are there", `!document.querySelector("main").innerText.includes(document.documentElement.lang === "en" ? "Reading …" : "正在读取")`)
+			if got := value[string](p, `getComputedStyle(document.documentElement).colorScheme`); got != look.theme {
+				t.Errorf("%s: the colours are %q", where, got)
+			}
+			for _, fault := range value[[]string](p, inspection) {
+				t.Errorf("%s: %s", where, fault)
+			}
+			p.clean(where)
+			p.picture(fmt.Sprintf("%s-%s-%d-%s", look.language, look.theme, look.width, strings.Trim(strings.ReplaceAll(view, "/", "-"), "#-")))
+		}
+	}
+	p.pick(language, "en")
+	p.pick(colours, "auto")
+	p.do("let the system choose dark", func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}})
+		return chromedp.Void{}, err
+	})
+	if dark := value[string](p, `getComputedStyle(document.body).backgroundColor`); dark != "rgb(14, 17, 22)" {
+		t.Errorf("by the system's wish for dark the page is %s", dark)
+	}
+}
+
+// newestChange is the revision that the history shows first.
+func newestChange(p *tab) string {
+	p.t.Helper()
+	p.visit("#/history")
+	p.await("the history is there", `document.querySelector("main tbody a")`)
+	return p.text("main tbody a")
+}
+
+// inspection lists what is wrong with the picture, whatever it shows.
+const inspection = `(() => {
+  const faults = [];
+  const say = (what, e) => faults.push(what + ": " + e.outerHTML.slice(0, 160));
+  const root = document.documentElement;
+  if (root.scrollWidth > innerWidth) {
+    faults.push("it is " + root.scrollWidth + " px wide in a window of " + innerWidth);
+    for (const e of document.querySelectorAll("body *")) if (e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, nav, pre")) say("too wide", e);
+  }
+  if (document.querySelectorAll("h1").length !== 1) faults.push("it has not one heading of the first rank");
+  if (document.querySelector("main .fault[role=alert]")) say("a fault is shown", document.querySelector("main .fault[role=alert]"));
+  for (const e of document.querySelectorAll("table")) {
+    if (!e.getAttribute("aria-label") || e.querySelectorAll("thead th[scope=col]").length !== e.querySelector("tbody tr").cells.length) say("a table without a name or heads", e);
+  }
+  for (const e of document.querySelectorAll("button, a, select, input")) {
+    if (!(e.getAttribute("aria-label") || e.innerText || e.labels?.length)) say("no name", e);
+  }
+  for (const e of document.querySelectorAll("svg[role=img]")) if (!e.getAttribute("aria-label")) say("no name", e);
+  if (/\{\w+\}|undefined|\bnull\b|NaN|\[object/.test(document.body.innerText.replace(document.querySelector("pre")?.innerText ?? "", ""))) faults.push("it says: " + document.body.innerText.match(/.*(\{\w+\}|undefined|\bnull\b|NaN|\[object).*/)?.[0]);
+  // What the server says is marked as English, and names are one word: two words of English in a row are a text that was not translated.
+  if (root.lang === "zh-CN") {
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const node = walk.currentNode;
+      if (/[A-Za-z]{2,} [A-Za-z]{2,}/.test(node.data) && !node.parentElement.closest("[lang], noscript, select") && !/lbctl/.test(node.data)) say("not in Chinese", node.parentElement);
+    }
+  } else if (/\p{Script=Han}/u.test(document.querySelector("main").innerText)) faults.push("it has Chinese words in English");
+  return faults;
+})()`
+
+func keyboardSuffices(t *testing.T, _ *cluster, p *tab) {
+	p.visit("#/app/" + app)
+	value[bool](p, `(document.activeElement.blur(), true)`)
+	seen := map[string]bool{}
+	for range 60 {
+		p.press(kb.Tab)
+		at := value[[]string](p, `(() => { const e = document.activeElement; return [e.getAttribute("aria-label") ?? e.innerText ?? "", e === document.body || getComputedStyle(e).outlineStyle !== "none" ? "" : e.outerHTML.slice(0, 120)]; })()`)
+		if at[1] != "" {
+			t.Errorf("the focus cannot be seen on %s", at[1])
+		}
+		seen[at[0]] = true
+	}
+	for _, must := range []string{"Skip to the content", "Applications", "Access", "Language", "Sign out", "Drain dify1", "Disable dify3", "Where does this user go?"} {
+		if !seen[must] {
+			t.Errorf("the tabulator key does not reach %q", must)
+		}
+	}
+	p.do("focus the button", chromedp.Focus(chromedp.CSS(`button[aria-label="Drain dify1"]`)))
+	p.press(kb.Enter)
+	p.awaitText("dialog[open] h2", "Drain support/dify1?")
+	for range 8 {
+		p.press(kb.Tab)
+		if value[bool](p, `document.activeElement !== document.body && !document.activeElement.closest("dialog")`) {
+			t.Fatal("the focus leaves the dialog")
+		}
+	}
+	p.press(kb.Escape)
+	p.awaitNone("dialog")
+	if at := value[string](p, `document.activeElement.getAttribute("aria-label") ?? ""`); at != "Drain dify1" {
+		t.Errorf("after the dialog the focus is on %q", at)
+	}
+}
+
+func drainShowsWhoMovesAndIsSeen(t *testing.T, _ *cluster, p *tab) {
+	p.visit("#/app/" + app)
+	p.click(`button[aria-label="Drain dify2"]`)
+	p.awaitText("dialog[open]", "% of the users of support move to other instances")
+	p.awaitText("dialog[open]", "Other usable instances: 2")
+	p.await("the preview names where they go", `/of 80 made-up users are on it now; they go to: dify[13] \d+/.test(document.querySelector("dialog[open]").innerText)`)
+	p.picture("drain")
+	p.click(confirm)
+	p.awaitText(".toast", "support/dify2 is draining")
+	p.awaitText(`tr[data-key="dify2"] .pill`, "draining")
+	p.visit("#/")
+	p.awaitText("main", "draining")
+	p.visit("#/events")
+	p.awaitText(".feed", "instance support/dify2 changed")
+	p.visit("#/app/" + app)
+	p.click(`button[aria-label="Activate dify2"]`)
+	p.awaitText("dialog[open]", "% of the users of support return to it")
+	p.await("the preview names whence they come", `/made-up users belong to it; they come from: dify[13] \d+/.test(document.querySelector("dialog[open]").innerText)`)
+	p.click(confirm)
+	p.awaitText(`tr[data-key="dify2"] .pill`, "healthy")
+}
+
+func rollbackShowsWhatItDoes(t *testing.T, c *cluster, p *tab) {
+	before := newestChange(p)
+	c.apply(2)
+	p.await("the history has the change by itself", fmt.Sprintf(`document.querySelector("main tbody a").innerText !== %q`, before))
+	changed := p.text("main tbody a")
+	p.click("main tbody a")
+	p.awaitText("main", "instance support/dify3 deleted")
+	p.visit("#/app/" + app)
+	p.awaitNone(`tr[data-key="dify3"]`)
+	p.visit("#/change/" + before)
+	p.click(`button[data-key="rollback"]`)
+	p.awaitText("dialog[open] h2", "Return to revision "+before)
+	p.await("the preview says who moves", `/support: [\d.]+% of the users go to another instance/.test(document.querySelector("dialog[open]").innerText)`)
+	p.await("and where to", `/dify1 → dify3 [\d.]+%/.test(document.querySelector("dialog[open]").innerText)`)
+	p.awaitText("dialog[open]", "instance support/dify3 created")
+	p.picture("rollback")
+	p.click(confirm)
+	p.awaitText(".toast", "The configuration is again as at revision "+before)
+	p.await("the new change is shown", fmt.Sprintf(`/^#\/change\/\d+$/.test(location.hash) && location.hash !== "#/change/%s" && location.hash !== "#/change/%s"`, before, changed))
+	p.visit("#/app/" + app)
+	p.awaitText(`tr[data-key="dify3"] .pill`, "healthy")
+}
+
+// played answers calls whose path contains a text in place of the server.
+func (p *tab) played(path string, status int, body string) {
+	p.t.Helper()
+	value[bool](p, fmt.Sprintf(`(() => {
+	  window.honest ??= window.fetch;
+	  window.fetch = (url, options) => String(url).includes(%q) ? Promise.resolve(new Response(%q, { status: %d })) : window.honest(url, options);
+	  return true;
+	})()`, path, body, status))
+}
+
+func (p *tab) unplayed() { value[bool](p, `(window.fetch = window.honest, true)`) }
+
+func refusalsAreSaidInWords(t *testing.T, c *cluster, p *tab) {
+	p.visit("#/app/" + app)
+	for _, c := range []struct {
+		status int
+		body   string
+		says   []string
+	}{
+		{403, `{"status":403,"detail":"this needs the role operator"}`, []string{"role of your access token does not allow", "this needs the role operator"}},
+		{409, `{"status":409,"detail":"others kept changing it"}`, []string{"nothing was changed", "others kept changing it"}},
+		{412, `{"status":412,"detail":"it is at revision 9"}`, []string{"Someone changed it meanwhile", "it is at revision 9"}},
+		{422, `{"status":422,"detail":"2 faults; nothing was changed","faults":[{"path":"a.b","message":"is wrong"},{"path":"a.c","message":"is missing"}]}`, []string{"is faulty", "a.b: is wrong", "a.c: is missing"}},
+		{503, `{"status":503,"detail":"etcd does not answer"}`, []string{"cannot do this at the moment", "etcd does not answer"}},
+		{418, `not JSON`, []string{"status 418"}},
+	} {
+		p.played("/drain", c.status, c.body)
+		p.click(`button[aria-label="Drain dify1"]`)
+		p.click(confirm)
+		for _, text := range c.says {
+			p.awaitText("dialog[open] .fault", text)
+		}
+		p.press(kb.Escape)
+		p.awaitNone("dialog")
+	}
+	p.unplayed()
+	// And one that is none of ours: somebody was faster.
+	p.click(`button[aria-label="Drain dify1"]`)
+	p.awaitText("dialog[open] h2", "Drain")
+	c.lbctl("instance", "set", app, "dify1", "--weight", "2")
+	p.click(confirm)
+	p.awaitText("dialog[open] .fault", "Someone changed it meanwhile")
+	p.press(kb.Escape)
+	p.taken() // browsers log every 4xx
+	p.visit("#/app/no-such-application")
+	p.awaitText("main", "There is no application of this name")
+	p.visit("#/change/1")
+	p.awaitText(".fault", "There is no such thing.")
+	p.taken()
+	c.lbctl("instance", "set", app, "dify1", "--weight", "1")
+}
+
+func nodesAreSaidInWords(_ *testing.T, _ *cluster, p *tab) {
+	p.visit("#/nodes")
+	p.awaitText(`tr[data-key="proxy-1"] .pill`, "ok")
+	p.awaitText("main", "All proxies place every user alike.")
+	var items []string
+	for _, state := range []string{"ok", "behind", "ring_differs", "refused", "held_back", "disconnected"} {
+		items = append(items, fmt.Sprintf(`{"id":%q,"role":"proxy","state":%q,"address":"127.0.0.1:1","config_revision":7,"lag_seconds":3,"uptime_seconds":9,"version":"dev"%s}`,
+			state, state, map[string]string{"held_back": `,"held_back":true,"refused":"it would remove all","refused_revision":9,"refused_epoch":"e"`, "refused": `,"refused":"too large","refused_revision":9`}[state]))
+	}
+	p.played("/nodes?", 200, `{"items":[`+strings.Join(items, ",")+`]}`)
+	for state, text := range map[string]string{"behind": "behind", "ring_differs": "ring differs", "refused": "refused", "held_back": "held back", "disconnected": "disconnected"} {
+		p.awaitText(fmt.Sprintf(`tr[data-key=%q] .pill`, state), text)
+	}
+	p.picture("nodes")
+	p.played("/accept", 409, `{"status":409,"detail":"proxy \"held_back\" holds nothing back any more"}`)
+	p.click(`button[aria-label="Accept … held_back"]`)
+	p.awaitText("dialog[open]", "it would remove all")
+	p.click(confirm)
+	p.awaitText("dialog[open] .fault", "holds nothing back any more")
+	p.press(kb.Escape)
+	p.unplayed()
+}
+
+func viewerSeesNoActions(t *testing.T, c *cluster, p *tab) {
+	p.visit("#/access")
+	p.awaitText("main", "you are signed in with it")
+	p.click(`button[data-key="make"]`)
+	p.do("name it", chromedp.SendKeys(chromedp.CSS("#access-name"), "guest"))
+	p.click(confirm)
+	p.do("wait for the token", chromedp.WaitVisible(chromedp.CSS("dialog input.secret")))
+	token := value[string](p, `document.querySelector("dialog input.secret").value`)
+	if !strings.HasPrefix(token, "lb-") {
+		t.Fatalf("the new token is %.3q…", token)
+	}
+	p.press(kb.Escape)
+	p.awaitNone("dialog")
+	p.awaitText("tbody", "guest")
+	if strings.Contains(value[string](p, `document.documentElement.outerHTML`), token) {
+		t.Error("the token is still in the page")
+	}
+	p.click("header button.quiet")
+	p.signIn(token)
+	p.awaitText("header .badge", "viewer")
+	for _, view := range append(views, "#/change/"+newestChange(p)) {
+		p.visit(view)
+		p.await(view+" has figures", `document.querySelector("main").innerText.length > 60`)
+		if n := p.count(`main button[data-key], main .buttons button, main button.primary, main button.danger`); n > 0 {
+			t.Errorf("%s: a viewer sees %d actions", view, n)
+		}
+	}
+	// The token is taken away: the page says so, by itself.
+	c.lbctl("access", "rm", "guest")
+	p.awaitText(".fault", "not valid any more")
+	p.taken()
+}
+
+func lostServerIsSaidAndFoundAgain(t *testing.T, c *cluster, p *tab) {
+	p.visit("#/app/" + app)
+	p.awaitText("main", "dify1")
+	c.admin.T = t
+	c.admin.Kill()
+	p.awaitText(".banner.bad", "Connection lost")
+	if text := p.text("main"); !strings.Contains(text, "dify1") || !strings.Contains(text, "Requests per second") {
+		t.Errorf("the page has gone with the server; it says:\n%s", text)
+	}
+	p.visit("#/history")
+	p.awaitText(".fault", "The server does not answer.")
+	p.picture("lost")
+	c.admin = c.admin.Again()
+	c.awaitAdmin()
+	p.awaitNone(".banner.bad")
+	p.await("the history comes by itself", `document.querySelector("main tbody a") && !document.querySelector("main .fault")`)
+	p.taken()
+	p.visit("#/")
+	p.await("figures move again", `parseFloat(document.querySelector(".tile b").innerText) > 1`)
+}
