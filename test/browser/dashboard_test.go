@@ -164,6 +164,15 @@ const inspection = `(() => {
   }
   for (const e of document.querySelectorAll("svg[role=img]")) if (!e.getAttribute("aria-label")) say("no name", e);
   if (/\{\w+\}|undefined|\bnull\b|NaN|\[object/.test(document.body.innerText.replace(document.querySelector("pre")?.innerText ?? "", ""))) faults.push("it says: " + document.body.innerText.match(/.*(\{\w+\}|undefined|\bnull\b|NaN|\[object).*/)?.[0]);
+  const rgb = (c) => c.match(/[\d.]+/g).map(Number);
+  const luminance = (c) => c.slice(0, 3).map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((n, v, i) => n + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] === 1) return c; } return [255, 255, 255]; };
+  for (const e of document.querySelectorAll("body *")) {
+    if (e.disabled || e.closest("svg, option, noscript, .plot") || ![...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim()) || !e.checkVisibility()) continue;
+    const [a, b] = [luminance(rgb(getComputedStyle(e).color)), luminance(behind(e))].sort((x, y) => y - x);
+    // WCAG 2.2, 1.4.3; nothing here is so large that 3 would do.
+    if ((a + 0.05) / (b + 0.05) < 4.5) say("contrast " + ((a + 0.05) / (b + 0.05)).toFixed(1), e);
+  }
   // What the server says is marked as English, and names are one word: two words of English in a row are a text that was not translated.
   if (root.lang === "zh-CN") {
     const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

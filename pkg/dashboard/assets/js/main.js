@@ -150,9 +150,14 @@ function end(why) {
   visit?.abort();
   remember(tokenKey, null, "sessionStorage");
   Object.assign(ctx, { api: null, id: "", name: "", role: "", status: null, samples: new History(), events: [], data: {}, fault: null, lost: "", stale: "" });
-  for (const box of document.querySelectorAll("dialog")) box.close();
+  closeDialogs();
   signInFault = why;
   redraw();
+}
+
+// A question was about the view that it stood over.
+function closeDialogs() {
+  for (const box of document.querySelectorAll("dialog")) box.close();
 }
 
 function pause(ms, signal) {
@@ -217,6 +222,7 @@ function go() {
   const route = Object.hasOwn(views, first) ? first : "";
   const moved = route !== ctx.route || params.join("/") !== ctx.params.join("/");
   Object.assign(ctx, { route, params, data: {}, fault: null });
+  closeDialogs();
   if (!ctx.api) return redraw();
   reload();
   draw();
