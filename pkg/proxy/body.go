@@ -35,6 +35,7 @@ type body struct {
 	read int64    // how many have come from src
 	eof  bool
 	err  *bodyError // why src can't be read further
+	lost bool       // src was let go of: what had not come never will
 }
 
 // bodySource is where a request's body comes from: its client's connection.
@@ -86,6 +87,8 @@ func (b *body) took(n int, err error) error {
 		return b.err
 	case err == io.EOF:
 		b.eof = true
+	case err == errBodyLost:
+		b.lost = true
 	case err != nil && err != errSenderStopped:
 		b.err = readFault(err)
 		return b.err
@@ -198,7 +201,7 @@ func (b *body) keep(p []byte) error {
 }
 
 // replayable reports whether it can be sent from its first byte.
-func (b *body) replayable() bool { return b.kept == b.read && b.err == nil }
+func (b *body) replayable() bool { return b.kept == b.read && b.err == nil && !b.lost }
 
 // whole reports whether all of the body has come and is kept.
 func (b *body) whole() bool { return b.eof && b.replayable() }

@@ -124,6 +124,7 @@ var (
 	errHeadSlow      = errors.New("request head came too slowly")
 	errIdle          = errors.New("connection was idle for too long, or is not wanted any more")
 	errSenderStopped = errors.New("request body is not wanted any more")
+	errBodyLost      = errors.New("request body is not wanted any more, and can't be asked for again")
 )
 
 // ready is called when bytes of a request may have come. It serves what came
@@ -299,6 +300,10 @@ func (c *clientConn) parse() parseResult {
 	}
 	if x.req.WantsUpgrade {
 		result = requestBegun
+	}
+	if c.r == c.n { // a stream is not to hold what it does not need
+		c.drop()
+		c.r, c.n = 0, 0
 	}
 	return result
 }
@@ -742,6 +747,9 @@ func (c *clientConn) linger() {
 	}
 	c.relax()
 	_ = c.conn.SetDeadline(time.Now().Add(closeLinger))
+	if c.over() { // the cut may have come before, and nobody is to be waited for
+		_ = c.conn.SetDeadline(time.Now().Add(cutGrace))
+	}
 	buf := getBuffer()
 	defer putBuffer(buf)
 	for {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"difylb/pkg/h1"
@@ -27,6 +28,8 @@ type h2stream struct {
 	status int
 	wrote  bool // bytes may wait in net/http's buffer
 	gone   bool // the answer is to be broken off
+	// stopped: what of the request's body has not been read never will be.
+	stopped atomic.Bool
 }
 
 func (h h2handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -116,6 +119,9 @@ func (d *h2stream) readBody(p []byte) (int, error) {
 	if n > 0 {
 		return n, nil // the error comes again
 	}
+	if d.stopped.Load() {
+		return 0, errBodyLost
+	}
 	return 0, err
 }
 
@@ -135,6 +141,7 @@ func (d *h2stream) trailer() ([]h1.Field, []byte) {
 
 func (d *h2stream) stopReading(stop bool) {
 	if stop {
+		d.stopped.Store(true)
 		_ = d.r.Body.Close()
 	}
 }

@@ -98,7 +98,7 @@ func (a *attempt) stopSender() {
 		a.x.down.stopReading(false)
 	}
 	<-s.done
-	a.wrote = s.wrote && !a.conn.cut.Load()
+	a.wrote = s.wrote && a.conn.cut.Load() == 0
 }
 
 func (s *sender) run() {
@@ -147,7 +147,7 @@ func (s *sender) carry() error {
 			}
 			s.wrote = true
 			return nil
-		case err == errSenderStopped:
+		case err == errSenderStopped, err == errBodyLost:
 			return err
 		case err != nil:
 			return errBody

@@ -38,7 +38,7 @@ type wire struct {
 	mu     sync.Mutex
 	handed bool // to a tunnel, which is not interrupted; guarded by mu
 
-	cut atomic.Bool // see cutOff
+	cut atomic.Int64 // see cutOff; no write waits longer, by monotonic(); 0: it was not
 
 	stirred bool // an ordinary read was interrupted
 
@@ -194,18 +194,21 @@ func (w *wire) interrupt() {
 	}
 }
 
-// allow gives a write its time, unless the wire was cut off.
+// allow gives a write its time, as far as the wire was not cut off.
 func (w *wire) allow(patience time.Duration) {
 	_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
-	if w.cut.Load() { // it may have come just before
-		_ = w.conn.SetWriteDeadline(aLongTimeAgo)
+	if until := w.cut.Load(); until != 0 { // it may have come just before
+		_ = w.conn.SetWriteDeadline(epoch.Add(time.Duration(until)))
 	}
 }
 
-// cutOff is interrupt also for an owner that waits to write, or is about to:
-// no write waits from here on.
+// cutGrace is how long the last words on a wire that was cut off may take.
+const cutGrace = 100 * time.Millisecond
+
+// cutOff is interrupt also for an owner that waits to write. What it writes
+// from here on is meant to be an end, and waits for cutGrace at most.
 func (w *wire) cutOff() {
-	w.cut.Store(true)
+	w.cut.Store(monotonic() + int64(cutGrace))
 	_ = w.conn.SetDeadline(aLongTimeAgo)
 }
 
