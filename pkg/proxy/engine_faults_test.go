@@ -238,3 +238,35 @@ func TestEngine_SurplusBehindTLSIsNoticed(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// An instance may close an idle connection in the moment in which it is used.
+// Where the request may be made twice, that costs nothing, also where there is
+// no other instance.
+func TestEngine_IdleConnectionThatEndsAsItIsUsed(t *testing.T) {
+	ln := listen(t, func(c net.Conn) {
+		defer c.Close()
+		br := bufio.NewReader(c)
+		for n := range 2 {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			if n == 0 {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			}
+		}
+	})
+	r := newRig(t, func(_ *Options, a *lb.Application) {
+		a.Instances = []lb.Instance{instanceAt("a", "http://"+ln.Addr().String())}
+		a.Instances[0].MaxFails = 0
+	})
+	for i, tc := range []struct {
+		method string
+		status int
+	}{{"GET", 200}, {"GET", 200}, {"DELETE", 200}, {"POST", 502}} {
+		if resp, body := r.do(tc.method, "/v1/info", "u", ""); resp.StatusCode != tc.status {
+			t.Errorf("%d, %s: %d %s", i, tc.method, resp.StatusCode, body)
+		}
+	}
+}

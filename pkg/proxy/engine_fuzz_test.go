@@ -154,9 +154,13 @@ func FuzzEngine_Client(f *testing.F) {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(10 * time.Second))
 		go writeSplit(c, data, rand.New(rand.NewPCG(seed, 1))) // ends with c at the latest
-		br, over := bufio.NewReader(c), false
+		br, over, unread := bufio.NewReader(c), false, false
 		for i, w := range want {
 			resp, body, err := answerOf(br, w.method)
+			if resp == nil && unread && err == io.ErrUnexpectedEOF {
+				over = true // the body that nobody has read was malformed to us
+				break
+			}
 			if err != nil {
 				t.Fatalf("no answer to request %d of %d, %s: %v", i, len(want), w.digest, err)
 			}
@@ -169,7 +173,11 @@ func FuzzEngine_Client(f *testing.F) {
 			} else if local := w.path == "/health" || w.path == "/status"; resp.StatusCode < 400 && !local {
 				t.Fatalf("request %d, %s: %s %v", i, w.digest, resp.Status, resp.Header)
 			}
+			unread = resp.Header.Get("X-Digest") == ""
 			if over = resp.Close || w.last; over {
+				if unread && w.method == "HEAD" {
+					io.Copy(io.Discard, br) // we have not understood that it is HEAD
+				}
 				break
 			}
 		}

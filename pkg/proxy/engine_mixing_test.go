@@ -117,8 +117,7 @@ func (s *trickster) serve(conn net.Conn) {
 			spoilt = "talkative"
 		case trickEndBehind:
 			io.WriteString(c, lengthAnswer(marker, size))
-			c.CloseWrite()
-			spoilt = "ended"
+			return // a request that was quicker than this end is lost
 		case trickUntilClose:
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nX-Marker: "+marker+"\r\n\r\n"+markedBody(marker, size))
 			return
