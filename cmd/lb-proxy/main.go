@@ -23,6 +23,7 @@ type options struct {
 	etcd     daemon.EtcdOptions
 	maxBody  daemon.SizeValue
 	adminTLS struct{ ca, cert, key string }
+	otlp     struct{ headers, ca string }
 	level    string
 	format   string
 }
@@ -62,6 +63,10 @@ beats the file.`,
 	f.BoolVar(&p.AccessLogUsers, "access-log-users", false, "log user ids in clear, not only a keyed hash of them")
 	f.Float64Var(&p.AccessLogSample, "access-log-sample", 1, "`part` of the requests to log, 0.1 for a tenth; those that went wrong or were slow are always logged")
 	f.DurationVar(&p.AccessLogSlow, "access-log-slow", 10*time.Second, "how long the first byte of an answer takes so that the request counts as slow; 0 for never")
+	f.StringVar(&p.OTLPEndpoint, "otlp-endpoint", "", "`URL` of an OpenTelemetry collector, OTLP over HTTP: http://host:4318; empty traces nothing")
+	f.StringVar(&o.otlp.headers, "otlp-headers-file", "", "`file` with the headers that the collector wants, a line each: Name: value")
+	f.StringVar(&o.otlp.ca, "otlp-cacert", "", "PEM `file` with the CA of a collector that speaks TLS (default: the system's)")
+	f.Float64Var(&p.TraceSample, "trace-sample", 0.01, "`part` of the requests to trace, of those that bring no trace of their own")
 	f.DurationVar(&p.ShutdownGrace, "shutdown-grace", time.Minute, "how long open requests and streams may take at SIGTERM")
 	f.DurationVar(&p.ShutdownDelay, "shutdown-delay", 0, "how long to go on accepting after SIGTERM, while /readyz fails already")
 	f.IntVar(&p.MaxConnections, "max-connections", 65536, "client connections open at once; further ones wait")
@@ -127,6 +132,9 @@ func (o *options) complete() error {
 	if p.AccessLogSlow < 0 {
 		return daemon.Usagef("--access-log-slow: %s is negative; 0 means that no request is slow", p.AccessLogSlow)
 	}
+	if err := o.completeTracing(); err != nil {
+		return err
+	}
 	if p.MaxConnections < 1 {
 		return daemon.Usagef("--max-connections: %d is out of range; from 1", p.MaxConnections)
 	}
@@ -143,5 +151,22 @@ func (o *options) complete() error {
 	}
 	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, TLS: tlsConfig, Username: o.etcd.User, Password: password}
 	p.AdminTLS, err = daemon.ClientTLS("admin-cacert", o.adminTLS.ca, "admin-cert", o.adminTLS.cert, "admin-key", o.adminTLS.key)
+	return err
+}
+
+func (o *options) completeTracing() (err error) {
+	p := &o.plane
+	if s := p.TraceSample; !(s >= 0 && s <= 1) {
+		return daemon.Usagef("--trace-sample: %v is not a part of the requests; 0 to 1", s)
+	}
+	if p.OTLPEndpoint == "" && (o.otlp.headers != "" || o.otlp.ca != "") {
+		return daemon.Usagef("--otlp-headers-file and --otlp-cacert go with --otlp-endpoint")
+	}
+	if o.otlp.headers != "" {
+		if p.OTLPHeaders, err = daemon.ReadHeaders("otlp-headers-file", o.otlp.headers); err != nil {
+			return err
+		}
+	}
+	p.OTLPTLS, err = daemon.ClientTLS("otlp-cacert", o.otlp.ca, "", "", "", "")
 	return err
 }

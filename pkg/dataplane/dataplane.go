@@ -24,6 +24,7 @@ import (
 	"difylb/pkg/proxy"
 	"difylb/pkg/stats"
 	"difylb/pkg/store"
+	"difylb/pkg/trace"
 )
 
 // Options are the settings of one lb-proxy.
@@ -46,16 +47,22 @@ type Options struct {
 	AccessLogUsers  bool
 	AccessLogSample float64
 	AccessLogSlow   time.Duration
-	ShutdownGrace   time.Duration
-	ShutdownDelay   time.Duration
-	MaxConnections  int
-	MaxBody         lb.Size
-	TrustedProxies  daemon.Prefixes
-	StatusAllow     daemon.Prefixes
-	DebugHeaders    bool
-	SpoolDir        string
-	FilesRoute      bool // see proxy.Options
-	Log             zerolog.Logger
+	// OTLPEndpoint is the collector that spans go to; "" traces nothing. The
+	// rest is of use with it only; see trace.Options.
+	OTLPEndpoint   string
+	OTLPHeaders    map[string]string
+	OTLPTLS        *tls.Config
+	TraceSample    float64
+	ShutdownGrace  time.Duration
+	ShutdownDelay  time.Duration
+	MaxConnections int
+	MaxBody        lb.Size
+	TrustedProxies daemon.Prefixes
+	StatusAllow    daemon.Prefixes
+	DebugHeaders   bool
+	SpoolDir       string
+	FilesRoute     bool // see proxy.Options
+	Log            zerolog.Logger
 	// Now stops the process at once when it ends: a second signal. May be nil.
 	Now context.Context
 }
@@ -71,6 +78,7 @@ type Plane struct {
 	server    *proxy.Server
 	link      *cluster.Link
 	accessLog *proxy.AccessLog
+	tracer    *trace.Tracer // nil: off
 	certs     *proxy.Certificates
 	apply     *applier
 
@@ -102,6 +110,9 @@ func New(opts Options) (_ *Plane, err error) {
 	}); err != nil {
 		return nil, daemon.Usagef("--access-log: %w", err)
 	}
+	if p.tracer, err = newTracer(opts); err != nil {
+		return nil, err
+	}
 	if err := p.listen(); err != nil {
 		return nil, err
 	}
@@ -116,7 +127,7 @@ func New(opts Options) (_ *Plane, err error) {
 	p.registry = stats.NewRegistry(0)
 	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS, Check: p.check})
 	p.proxy = proxy.New(proxy.Options{
-		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog,
+		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog, Tracer: p.tracer,
 		Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
 		MaxBody: opts.MaxBody, DebugHeaders: opts.DebugHeaders, SpoolDir: opts.SpoolDir, FilesRoute: opts.FilesRoute,
 		UserHashKey: func() lb.Secret { return p.apply.clusterKey() },
@@ -131,6 +142,21 @@ func New(opts Options) (_ *Plane, err error) {
 	p.server = proxy.NewServer(p.proxy)
 	p.apply = newApplier(p.node.ID, p.store, p.proxy, p.link, newLastGood(opts.DataDir), p.log)
 	return p, nil
+}
+
+// newTracer returns nil where nothing is to be traced.
+func newTracer(opts Options) (*trace.Tracer, error) {
+	if opts.OTLPEndpoint == "" {
+		return nil, nil
+	}
+	t, err := trace.New(trace.Options{
+		Endpoint: opts.OTLPEndpoint, Headers: opts.OTLPHeaders, TLS: opts.OTLPTLS, Sample: opts.TraceSample,
+		Service: "lb-proxy", Node: opts.NodeID, Version: opts.Version, Log: opts.Log,
+	})
+	if err != nil {
+		return nil, daemon.Usagef("--otlp-endpoint: %w", err)
+	}
+	return t, nil
 }
 
 func (p *Plane) listen() error {
@@ -242,6 +268,9 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("shares", p.shareLimits)
 	if p.accessLog != nil {
 		run("access log", p.accessLog.Run)
+	}
+	if p.tracer != nil {
+		run("trace", p.tracer.Run)
 	}
 	if p.ops != nil {
 		run("ops", p.serveOps)

@@ -65,7 +65,7 @@ type processDescs struct {
 	revision, lag, applied, applySeconds, applies, refusals, faults, checksum      *prometheus.Desc
 	apps, instances, deserted                                                      *prometheus.Desc
 	connections, connectionsMax, draining, failOpen, failovers, ejections, limited *prometheus.Desc
-	dropped, admins                                                                *prometheus.Desc
+	dropped, spans, admins                                                         *prometheus.Desc
 }
 
 func newCollector(p *Plane, limit int) *collector {
@@ -119,6 +119,7 @@ func newCollector(p *Plane, limit int) *collector {
 			ejections:      d("ejections_total", "Times that live traffic ejected an instance."),
 			limited:        d("limited_requests_total", "Requests refused, by the rate limit that refused them.", "limit"),
 			dropped:        d("access_log_dropped_total", "Access log lines lost to a slow disk."),
+			spans:          d("trace_spans_total", "Spans that ended, by what became of them: exported, dropped because the collector was too slow, failed because it did not take them.", "result"),
 			admins:         d("admins_connected", "lb-admins that answered within the last 3 seconds."),
 		},
 	}
@@ -283,6 +284,10 @@ func (c *collector) collectProcess(out emitter, d declaredFacts) {
 	out.counter(c.limited, n.LimitedPerUser, "per_user")
 	out.counter(c.limited, n.LimitedPerApp, "per_app")
 	out.counter(c.dropped, dropped(c.p.accessLog))
+	spans := c.p.tracer.Counts()
+	out.counter(c.spans, spans.Exported, "exported")
+	out.counter(c.spans, spans.Dropped, "dropped")
+	out.counter(c.spans, spans.Failed, "failed")
 	out.gauge(c.admins, float64(c.p.link.Connected()))
 }
 

@@ -19,6 +19,9 @@ func (x *exchange) finish() {
 	} else if !local(x.path) {
 		x.p.opts.Registry.Unrouted(x.shard, x.reason)
 	}
+	if x.traced != nil {
+		x.endTrace(time.Now())
+	}
 	if x.p.opts.AccessLog != nil {
 		x.p.opts.AccessLog.write(&x.call, time.Now())
 	}

@@ -14,6 +14,7 @@ import (
 	"difylb/pkg/h1"
 	"difylb/pkg/lb"
 	"difylb/pkg/route"
+	"difylb/pkg/trace"
 	"difylb/pkg/userid"
 )
 
@@ -40,6 +41,8 @@ type exchange struct {
 	body    *body // nil when the request has none
 	ownBody body  // what body points to
 	attempt attempt
+
+	traced *trace.Request // nil: not, see tracing.go
 
 	values [8]string // scratch
 }
@@ -145,6 +148,9 @@ func (x *exchange) run(start time.Time, proto string) {
 		x.id = newRequestID()
 	}
 	x.client, x.trusted = x.clientAddress()
+	if x.p.opts.Tracer != nil {
+		x.beginTrace()
+	}
 	defer x.finish()
 	if ref := x.serve(); ref != nil {
 		x.refuse(ref)

@@ -116,7 +116,8 @@ func (x *exchange) fetchFile(o origin) (served bool, status int) {
 	defer a.finish()
 	a.up, a.to = o.upstream, target{host: o.host}
 	a.read, a.send = askTimeout, askTimeout
-	if a.ask() != lb.ReasonOK {
+	a.span = x.traced.Attempt(time.Now())
+	if a.reason = a.ask(); a.reason != lb.ReasonOK {
 		return false, 0
 	}
 	switch {

@@ -80,6 +80,9 @@ func (x *exchange) appendRequestHead(h *h1.Head, to *target) {
 	}
 	x.appendForwarding(h)
 	h.Field("X-Request-ID", x.id)
+	if x.traced != nil {
+		x.appendTrace(h, to)
+	}
 	if x.req.TakesTrailers {
 		h.Field("TE", "trailers")
 	}
@@ -108,6 +111,9 @@ func (x *exchange) passes(f *h1.Field) bool {
 		return false
 	case h1.XAppType, h1.XDifyInstance, h1.XUserIDUsed, h1.XHashKey:
 		return !x.p.opts.DebugHeaders
+	}
+	if x.traced != nil && f.ID == h1.UnknownField && isTraceContext(x.in(f.Name)) {
+		return false // the instance is given those of the attempt
 	}
 	return x.trusted || !f.ID.Forwarding()
 }

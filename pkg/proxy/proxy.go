@@ -30,6 +30,7 @@
 //	account.go   counters at the end of a request
 //	counts.go    what else is counted, for metrics
 //	accesslog.go one line per request
+//	tracing.go   spans of a request and its attempts
 package proxy
 
 import (
@@ -45,6 +46,7 @@ import (
 	"difylb/pkg/limit"
 	"difylb/pkg/route"
 	"difylb/pkg/stats"
+	"difylb/pkg/trace"
 )
 
 // Options of a Proxy. Fields without a remark must be set.
@@ -54,6 +56,9 @@ type Options struct {
 	Log      zerolog.Logger
 	// AccessLog takes one line per request; nil: none.
 	AccessLog *AccessLog
+	// Tracer takes a span of each request and attempt; nil: none. Its Run is
+	// the caller's.
+	Tracer *trace.Tracer
 	// Status returns the cluster's Status document as JSON, for GET /status.
 	Status func() []byte
 	// StatusAllow says who may ask for it, by address; nil: nobody.

@@ -15,6 +15,7 @@ import (
 	"difylb/pkg/limit"
 	"difylb/pkg/route"
 	"difylb/pkg/stats"
+	"difylb/pkg/trace"
 )
 
 // forward tries instances until one answers, and relays its answer.
@@ -132,6 +133,7 @@ type attempt struct {
 	read  time.Duration // longest silence
 	send  time.Duration
 	start time.Time
+	span  *trace.Attempt // nil: not traced
 	retry bool
 
 	conn   *instanceConn
@@ -188,6 +190,7 @@ func (a *attempt) prepare(i int) {
 	}
 	a.retry = x.attempts > 1
 	a.start = time.Now()
+	a.span = x.traced.Attempt(a.start)
 }
 
 // reset makes the attempt ready for use, keeping what can be used again.
@@ -242,6 +245,7 @@ func (a *attempt) finish() {
 	}
 	a.giveBack()
 	a.dropInput()
+	a.endSpan()
 }
 
 func (a *attempt) dropInput() {
@@ -304,22 +308,13 @@ func (a *attempt) ask() lb.Reason {
 		}
 		// An idle connection that the instance had closed, and that took nothing
 		// of the request, was no attempt.
-		if !a.conn.used || a.err == errInterrupted || x.line.over() || a.begun && !a.repeatable() {
+		if !a.conn.used || a.begun || a.err == errInterrupted || x.line.over() {
 			return a.failure()
 		}
-		a.begun, a.wrote = false, false
 		x.line.waitFor(nil)
 		a.conn.close()
 		a.conn = nil
 	}
-}
-
-// repeatable reports whether a request that was written to an idle connection,
-// and had no byte of an answer when that ended, may be written to another of
-// the same instance (RFC 9112 section 9.3.1): most likely the instance closed
-// the connection in the moment in which it was used.
-func (a *attempt) repeatable() bool {
-	return !a.heard && a.sender == nil && idempotent(a.x.method) && a.failure() == lb.ReasonUpstreamBroke
 }
 
 // wait waits until the phase is over; err says whether well.
