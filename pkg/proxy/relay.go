@@ -308,13 +308,22 @@ func (a *attempt) ask() lb.Reason {
 		}
 		// An idle connection that the instance had closed, and that took nothing
 		// of the request, was no attempt.
-		if !a.conn.used || a.begun || a.err == errInterrupted || x.line.over() {
+		if !a.conn.used || a.err == errInterrupted || x.line.over() || a.begun && !a.repeatable() {
 			return a.failure()
 		}
+		a.begun, a.wrote = false, false
 		x.line.waitFor(nil)
 		a.conn.close()
 		a.conn = nil
 	}
+}
+
+// repeatable reports whether a request that was written to an idle connection,
+// and had no byte of an answer when that ended, may be written to another of
+// the same instance (RFC 9112 section 9.3.1): most likely the instance closed
+// the connection in the moment in which it was used.
+func (a *attempt) repeatable() bool {
+	return !a.heard && a.sender == nil && idempotent(a.x.method) && a.failure() == lb.ReasonUpstreamBroke
 }
 
 // wait waits until the phase is over; err says whether well.
