@@ -181,7 +181,7 @@ const inspection = `(() => {
     const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
       const node = walk.currentNode;
-      if (/[A-Za-z]{2,} [A-Za-z]{2,}/.test(node.data) && !node.parentElement.closest("[lang], noscript, select") && !/lbctl/.test(node.data)) say("not in Chinese", node.parentElement);
+      if (/[A-Za-z]{2,} [A-Za-z]{2,}/.test(node.data) && !node.parentElement.closest("[lang=en], noscript, select") && !/lbctl/.test(node.data)) say("not in Chinese", node.parentElement);
     }
   } else if (/\p{Script=Han}/u.test(document.querySelector("main").innerText)) faults.push("it has Chinese words in English");
   return faults;

@@ -32,10 +32,10 @@ func TestPictures_OfTheDocs(t *testing.T) {
 	for _, look := range []struct {
 		name, theme   string
 		width, height int64
-	}{{"dashboard-light", "light", 1280, 800}, {"dashboard-dark", "dark", 1280, 800}, {"dashboard-narrow", "light", 390, 844}} {
+	}{{"dashboard-light", "light", 1280, 960}, {"dashboard-dark", "dark", 1280, 960}, {"dashboard-narrow", "light", 390, 844}} {
 		p.do("resize", chromedp.EmulateViewport(look.width, look.height))
 		p.pick(colours, look.theme)
 		p.awaitText("main", "draining")
-		p.picture(look.name)
+		p.save(look.name, chromedp.CaptureScreenshot())
 	}
 }

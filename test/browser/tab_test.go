@@ -1,9 +1,11 @@
 package browser
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"image/png"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,9 +246,14 @@ func (p *tab) signIn(token string) {
 	p.do("sign in", chromedp.WaitVisible(chromedp.CSS("#token")), chromedp.SetValue(chromedp.CSS("#token"), token), chromedp.Click(chromedp.CSS("form button[type=submit]")))
 }
 
-// picture saves what is to be seen, for people to look at, when DIFYLB_PICTURES
+// picture saves the whole page, for people to look at, when DIFYLB_PICTURES
 // names a directory.
 func (p *tab) picture(name string) {
+	p.t.Helper()
+	p.save(name, chromedp.FullScreenshot(100))
+}
+
+func (p *tab) save(name string, shot chromedp.Action[[]byte]) {
 	p.t.Helper()
 	dir := os.Getenv("DIFYLB_PICTURES")
 	if dir == "" {
@@ -254,12 +261,26 @@ func (p *tab) picture(name string) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	data, err := chromedp.Run(ctx, shot)
+	if err == nil {
+		data, err = smaller(data)
+	}
 	err = errors.Join(err, os.MkdirAll(dir, 0o755))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
+		err = os.WriteFile(filepath.Join(dir, name+".png"), data, 0o644)
 	}
 	if err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// smaller packs a PNG better than the browser takes the time for.
+func smaller(data []byte) ([]byte, error) {
+	picture, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, picture)
+	return out.Bytes(), err
 }
