@@ -204,7 +204,9 @@ func TestNew_SaysWhatIsWrong(t *testing.T) {
 			o.TLSListen = []string{"127.0.0.1:0"}
 			o.TLSCert, o.TLSKey = "none", "none"
 		},
-		"--access-log": func(o *dataplane.Options) { o.AccessLog = "/no/such/directory/log" },
+		"--access-log":    func(o *dataplane.Options) { o.AccessLog = "/no/such/directory/log" },
+		"--access-log: f": func(o *dataplane.Options) { o.AccessLog, o.AccessLogFormat = "-", "sead" },
+		"--otlp-endpoint": func(o *dataplane.Options) { o.OTLPEndpoint = "grpc://collector:4317" },
 	} {
 		o := base
 		edit(&o)
