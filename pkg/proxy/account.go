@@ -1,7 +1,5 @@
 package proxy
 
-import "time"
-
 // finish accounts for the call, once, whatever became of it. It runs also when
 // serving it panics.
 func (x *exchange) finish() {
@@ -14,7 +12,7 @@ func (x *exchange) finish() {
 	if x.app != nil {
 		x.app.state.stats.End(x.shard, x.reason)
 		if x.user != "" {
-			x.app.state.stats.Seen(string(x.app.app.Ring.Algorithm()), uint64(x.point), time.Now())
+			x.app.state.stats.Seen(string(x.app.app.Ring.Algorithm()), uint64(x.point), x.now)
 		}
 	} else if !local(x.path) {
 		x.p.opts.Registry.Unrouted(x.shard, x.reason)
@@ -23,7 +21,7 @@ func (x *exchange) finish() {
 		x.endTrace(time.Now())
 	}
 	if x.p.opts.AccessLog != nil {
-		x.p.opts.AccessLog.write(&x.call, time.Now())
+		x.p.opts.AccessLog.write(&x.call, x.now)
 	}
 }
 

@@ -35,10 +35,11 @@ type clientConn struct {
 	in     []byte  // what has come: in[r:n] is not consumed; nil while there is nothing
 	pooled *[]byte // in, if that is from the pool
 	r, n   int
-	slot   bool // of the server's, to be given back
-	quiet  bool // the last read took all that was there
-	spoken bool // something has come
-	timed  bool // a deadline for the head that comes in is set
+	slot   bool  // of the server's, to be given back
+	quiet  bool  // the last read took all that was there
+	spoken bool  // something has come
+	served int64 // when the last request was over, by monotonic()
+	timed  bool  // a deadline for the head that comes in is set
 	x      *exchange
 
 	// The body of the request that is served.
@@ -223,7 +224,7 @@ func (c *clientConn) rest() {
 		c.drop()
 		c.r, c.n = 0, 0
 		if c.spoken { // else the time for its first head goes on
-			c.expect(lim.IdleTimeout)
+			c.expectAt(c.served + int64(lim.IdleTimeout))
 		}
 		return
 	}
@@ -365,6 +366,7 @@ func (c *clientConn) serveOne() bool {
 		c.keep = false
 	}
 	c.whole.Store(false)
+	c.served = clock(x.now)
 	c.leave()
 	return c.keep
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"net/http"
 	"slices"
 	"time"
@@ -71,9 +72,14 @@ func (x *exchange) namedConversation() string {
 	return ""
 }
 
+var conversationKey = []byte(`"conversation_id"`)
+
 // bodyConversation finds the id in a JSON body that is kept whole. Requests
 // carry it under the name and in the place of answers.
 func (x *exchange) bodyConversation() string {
+	if x.body.file == nil && !bytes.Contains(x.body.mem, conversationKey) {
+		return ""
+	}
 	w := watchers.Get().(*dify.Watcher)
 	defer watchers.Put(w)
 	w.Reset("application/json", http.StatusOK, x.kind)
@@ -196,7 +202,7 @@ func (a *attempt) lookElsewhere() (next int, answered bool) {
 		return none, false
 	case a.reason == lb.ReasonOK && !a.closed(): // found
 		if a.resp.Status < 300 {
-			x.p.conversations.learn(x.app.app.Decl.Name, s.id, a.route.Decl.Name)
+			x.p.conversations.learn(x.app.app.Decl.Name, s.id, a.route.Decl.Name, x.now)
 		}
 		return none, false
 	case !a.harmless():

@@ -624,7 +624,7 @@ func TestMemory_IsBounded(t *testing.T) {
 	m := newMemory(0)
 	const n = 400_000
 	for i := range n {
-		m.learn("app", fmt.Sprint("id-", i), "a")
+		m.learn("app", fmt.Sprint("id-", i), "a", time.Now())
 	}
 	kept := 0
 	for i := range m.parts {
@@ -652,12 +652,12 @@ func TestMemory_RepetitionForgetsNothing(t *testing.T) {
 		id := fmt.Sprint("id-", i)
 		p := m.part(id)
 		if ids[p] = append(ids[p], id); len(ids[p]) <= 2*memoryPartSize {
-			m.learn("app", id, "a")
+			m.learn("app", id, "a", time.Now())
 			continue
 		}
 		all := ids[p][:2*memoryPartSize]
 		for range 5000 {
-			m.learn("app", all[len(all)-1], "a")
+			m.learn("app", all[len(all)-1], "a", time.Now())
 		}
 		for _, id := range all {
 			if _, ok := m.find("app", id); !ok {
@@ -671,8 +671,8 @@ func TestMemory_RepetitionForgetsNothing(t *testing.T) {
 func TestMemory_ApplicationsLifetimeAndMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory(time.Hour)
-		m.learn("one", "id", "a")
-		m.learn("one", "", "a")
+		m.learn("one", "id", "a", time.Now())
+		m.learn("one", "", "a", time.Now())
 		if _, ok := m.find("two", "id"); ok {
 			t.Error("known in another application")
 		}
@@ -680,7 +680,7 @@ func TestMemory_ApplicationsLifetimeAndMoves(t *testing.T) {
 			t.Error("no id is known")
 		}
 		time.Sleep(50 * time.Minute)
-		m.learn("one", "id", "b")
+		m.learn("one", "id", "b", time.Now())
 		time.Sleep(time.Hour)
 		if place, ok := m.find("one", "id"); !ok || place != "b" {
 			t.Errorf("%q %v within its lifetime", place, ok)
@@ -690,7 +690,7 @@ func TestMemory_ApplicationsLifetimeAndMoves(t *testing.T) {
 			t.Error("known beyond its lifetime")
 		}
 		forever := newMemory(0)
-		forever.learn("one", "id", "a")
+		forever.learn("one", "id", "a", time.Now())
 		time.Sleep(10000 * time.Hour)
 		if _, ok := forever.find("one", "id"); !ok {
 			t.Error("forgotten without a lifetime")

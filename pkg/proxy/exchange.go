@@ -134,7 +134,7 @@ func (x *exchange) all(dst []string, id h1.KnownField) []string {
 
 // run serves the request whose head is in msg and parsed into req, to its account.
 func (x *exchange) run(start time.Time, proto string) {
-	x.start, x.proto = start, proto
+	x.start, x.now, x.proto = start, start, proto
 	if x.method = x.req.Method.String(); x.method == "" {
 		x.method = x.in(x.req.MethodName)
 	}
@@ -265,6 +265,7 @@ func (x *exchange) bodyRefusal(err error) *refusal {
 // refuse sends an answer of our own, unless the client is gone.
 func (x *exchange) refuse(ref *refusal) {
 	x.reason, x.status = ref.reason, ref.reason.Status()
+	x.tick()
 	if ref.reason == lb.ReasonClientGone {
 		x.down.abort() // not an empty answer for whoever may still be there
 		return

@@ -79,13 +79,13 @@ func (x *exchange) serveFile() *refusal {
 	ref := refuse(lb.ReasonNotFound, "no instance knows this link; it may have expired")
 	unsure := refuse(lb.ReasonConnectFailed, "no instance knows this link, and one that may have signed it could not be asked")
 	for _, o := range origins[:min(len(origins), maxOrigins)] {
-		if time.Since(x.start) > filesTimeout {
+		if x.tick().Sub(x.start) > filesTimeout {
 			return unsure
 		}
 		served, status := x.fetchFile(o)
 		switch {
 		case served:
-			x.p.files.learn("", id, o.key)
+			x.p.files.learn("", id, o.key, x.now)
 			return nil
 		case x.line.over():
 			return refuse(x.line.reason(), failureMessage(lb.ReasonShutdown))

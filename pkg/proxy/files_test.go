@@ -200,7 +200,7 @@ func TestFiles_OriginsAreBounded(t *testing.T) {
 		t.Errorf("%d instances were asked, want %d", n, maxOrigins)
 	}
 	// One that is remembered is asked wherever it stands.
-	r.p.files.learn("", "mine", originKey(&r.p.Table().App("shop").Instances[len(all)-1]))
+	r.p.files.learn("", "mine", originKey(&r.p.Table().App("shop").Instances[len(all)-1]), time.Now())
 	if resp, body := r.fetch("GET", "/files/mine/file-preview"); resp.StatusCode != 200 || body != "here" || all[0].Load() != 1 {
 		t.Errorf("remembered: %d %s", resp.StatusCode, body)
 	}

@@ -43,7 +43,7 @@ func (m *memory) part(id string) *memoryPart {
 }
 
 // learn notes where an id is at home.
-func (m *memory) learn(app, id, place string) {
+func (m *memory) learn(app, id, place string, now time.Time) {
 	if id == "" {
 		return
 	}
@@ -57,7 +57,7 @@ func (m *memory) learn(app, id, place string) {
 	if p.young == nil {
 		p.young = make(map[memoryKey]memoryEntry)
 	}
-	p.young[key] = memoryEntry{place, time.Now()}
+	p.young[key] = memoryEntry{place, now}
 }
 
 // find returns where the id was seen last.

@@ -54,7 +54,7 @@ func (x *exchange) try(i int) (ref *refusal, next int) {
 	if a.reason = a.ask(); a.reason != lb.ReasonOK {
 		return a.failed()
 	}
-	a.firstByte = time.Since(a.start)
+	a.firstByte = x.now.Sub(a.start)
 	a.reason = judge(a.resp.Status)
 	if a.resp.Status == http.StatusTooManyRequests && dify.Busy(a.resp.Status, a.code()) {
 		a.reason = lb.ReasonBusy
@@ -83,7 +83,7 @@ func (x *exchange) try(i int) (ref *refusal, next int) {
 // for that reason, none when that was the last. An instance on trial admits one
 // request at a time, so what is chosen here is to be tried.
 func (x *exchange) next(i int, reason lb.Reason, status int) int {
-	now := time.Now()
+	now := x.tick()
 	if x.attempt.sender != nil {
 		x.attempt.stopSender()
 	}
@@ -109,6 +109,7 @@ func (x *exchange) enter(in *instanceState) *refusal {
 	}
 	ctx, release := x.line.context()
 	defer release()
+	defer x.tick()
 	err := in.gate.Acquire(ctx, strings.Clone(x.user), x.app.app.Decl.Queue.Timeout.D())
 	switch {
 	case err == nil:
@@ -149,6 +150,7 @@ type attempt struct {
 	long     []byte  // the same, for heads that need more
 	r, n     int
 	heard    bool // a byte of the answer has come
+	waited   bool // after that
 	interims int
 
 	head    []byte // of the answer; resp has spans into it
@@ -189,7 +191,7 @@ func (a *attempt) prepare(i int) {
 		a.to.host = x.in(x.req.Host)
 	}
 	a.retry = x.attempts > 1
-	a.start = time.Now()
+	a.start = x.now
 	a.span = x.traced.Attempt(a.start)
 }
 
@@ -202,8 +204,11 @@ func (a *attempt) reset() {
 
 // account ends the attempt and accounts for it, whatever became of it.
 func (a *attempt) account() {
+	if !a.gone {
+		a.x.tick()
+	}
 	a.finish()
-	now := time.Now()
+	now := a.x.now
 	a.in.stats.End(a.x.shard, stats.Sample{
 		Reason: a.reason, Retry: a.retry, Stream: a.stream,
 		Latency: now.Sub(a.start), FirstByte: a.firstByte,
@@ -232,7 +237,7 @@ func (a *attempt) giveBack() {
 	a.x.line.waitFor(nil)
 	a.conn = nil
 	if a.over && a.wrote && !a.surplus && a.r == a.n && a.resp.KeepAlive && a.err == nil {
-		a.up.put(c, a.x.shard)
+		a.up.put(c, a.x.shard, clock(a.x.now))
 	} else {
 		c.close()
 	}
@@ -288,7 +293,7 @@ func interruption(reason lb.Reason) bool {
 func (a *attempt) ask() lb.Reason {
 	x := a.x
 	for {
-		if a.conn = a.up.take(x.shard); a.conn == nil {
+		if a.conn = a.up.take(x.shard, clock(x.now)); a.conn == nil {
 			ctx, release := x.line.context()
 			conn, err := a.up.dial(ctx)
 			release()
@@ -298,6 +303,7 @@ func (a *attempt) ask() lb.Reason {
 				}
 				return lb.ReasonConnectFailed
 			}
+			x.tick()
 			a.conn = conn
 		}
 		a.phase, a.err = phaseWrite, nil
@@ -394,8 +400,10 @@ func (a *attempt) ready() bool {
 			a.ended(err)
 			return true
 		}
-		a.heard = true
-		a.n += n
+		if a.n += n; !a.heard {
+			a.heard = true
+			a.x.tick()
+		}
 		quiet = a.conn.drained(n, len(p))
 	}
 }
@@ -441,8 +449,12 @@ func (a *attempt) rest() {
 		a.x.line.end(clientGone)
 		a.conn.interrupt()
 	}
+	if a.heard {
+		a.waited = true
+		a.x.tick()
+	}
 	if a.sender == nil || a.sender.over.Load() {
-		a.conn.expect(a.read)
+		a.conn.expectAt(clock(a.x.now) + int64(a.read))
 	} else if a.phase == phaseHead {
 		a.conn.relax() // the sender has limits of its own
 		if a.sender.over.Load() {
@@ -600,7 +612,10 @@ func (a *attempt) complete() {
 	if a.watcher != nil {
 		a.learn()
 	}
-	a.letGo(time.Now())
+	if a.waited {
+		a.x.tick()
+	}
+	a.letGo(a.x.now)
 }
 
 // trailers reports whether a trailer section is to be passed on.
@@ -684,7 +699,7 @@ func (a *attempt) relay() {
 	if a.stream && a.in != nil {
 		a.in.stats.StreamBegin(x.shard)
 	}
-	x.status, x.reason, x.firstByte = a.resp.Status, a.reason, time.Since(x.start)
+	x.status, x.reason, x.firstByte = a.resp.Status, a.reason, x.now.Sub(x.start)
 	if a.in != nil && !a.resp.Has(h1.ContentEncoding) {
 		a.watcher = watchers.Get().(*dify.Watcher)
 		a.watcher.Reset(contentType, a.resp.Status, x.kind)
@@ -776,13 +791,13 @@ func (a *attempt) saw(seen dify.Seen) {
 	}
 	ids, app, p := a.watcher.IDs(), a.x.app.app, a.x.p
 	if a.stream { // what a blocking call ran has ended
-		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name)
+		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name, a.x.now)
 	}
 	if app.Worlds > 1 {
-		p.conversations.learn(app.Decl.Name, ids.Conversation, a.route.Decl.Name)
+		p.conversations.learn(app.Decl.Name, ids.Conversation, a.route.Decl.Name, a.x.now)
 	}
 	if p.opts.FilesRoute {
-		p.files.learn("", ids.File, originKey(a.route))
+		p.files.learn("", ids.File, originKey(a.route), a.x.now)
 	}
 }
 

@@ -33,7 +33,7 @@ func (x *exchange) forwardStop() (ref *refusal, done bool) {
 			}
 		}
 	}
-	own := x.choose(time.Now())
+	own := x.choose(x.now)
 	others := x.stopCandidates(own)
 	if own < 0 && len(others) > 0 { // only draining ones are left
 		own, others = others[0], others[1:]

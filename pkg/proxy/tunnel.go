@@ -26,7 +26,7 @@ func (a *attempt) tunnel() *refusal {
 		a.reason = lb.ReasonUpstreamInvalid
 		return refuse(a.reason, "the instance switched to a protocol that was not asked for")
 	}
-	x.status, x.reason, x.upgraded, x.firstByte = a.resp.Status, lb.ReasonOK, true, time.Since(x.start)
+	x.status, x.reason, x.upgraded, x.firstByte = a.resp.Status, lb.ReasonOK, true, x.now.Sub(x.start)
 	w := c.begin(a.resp.Status)
 	x.writeAnswerFields(w, &a.resp, a.head)
 	w.Field("Connection", "Upgrade")

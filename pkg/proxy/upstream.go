@@ -66,7 +66,7 @@ func (u *upstream) serves(in *route.Instance) bool {
 
 // take returns an idle connection that can be expected to work, the one used
 // last before others; nil without one.
-func (u *upstream) take(shard uint32) *instanceConn {
+func (u *upstream) take(shard uint32, now int64) *instanceConn {
 	for i := range uint32(idleShards) {
 		l := &u.idle[(shard+i)%idleShards]
 		for {
@@ -76,7 +76,7 @@ func (u *upstream) take(shard uint32) *instanceConn {
 			}
 			// An instance may have closed it meanwhile, or be about to: what is
 			// written then is lost, with no way to know that it was not begun.
-			if c.silent() && !u.stale(monotonic()-c.since.Load()) {
+			if c.silent() && !u.stale(now-c.since.Load()) {
 				return c
 			}
 			u.ended(c)
@@ -115,13 +115,12 @@ func (u *upstream) stale(idle int64) bool {
 }
 
 // put makes a connection idle whose last answer is complete.
-func (u *upstream) put(c *instanceConn, shard uint32) {
+func (u *upstream) put(c *instanceConn, shard uint32, now int64) {
 	if c.hup.Load() || u.retired.Load() {
 		c.close()
 		return
 	}
 	l := &u.idle[shard%idleShards]
-	now := monotonic()
 	c.used = true
 	c.since.Store(now)
 	c.home.Store(l)

@@ -75,6 +75,9 @@ var epoch = time.Now()
 // monotonic is a clock that only goes forward, in nanoseconds, never 0.
 func monotonic() int64 { return int64(time.Since(epoch)) + 1 }
 
+// clock is monotonic as it was at a time that was read before.
+func clock(t time.Time) int64 { return int64(t.Sub(epoch)) + 1 }
+
 func (w *wire) init(conn, tcp net.Conn, owner wireOwner) {
 	w.conn, w.tcp, w.owner = conn, tcp, owner
 	w.timer = time.AfterFunc(time.Hour, w.fire)
