@@ -126,6 +126,14 @@ func (s *sender) carry() error {
 	defer putBuffer(buf)
 	const room = 8 // for the size of a chunk, and CRLF behind its data
 	for off := int64(0); ; {
+		if off == b.read && off >= b.kept && !b.eof {
+			if moved, done, err := s.spliceRest(); done {
+				if b.read += moved; err == nil {
+					b.eof, s.wrote = true, true
+				}
+				return err
+			}
+		}
 		p := (*buf)[room : len(*buf)-room]
 		n, err := b.next(p, off)
 		if n > 0 {
@@ -153,6 +161,15 @@ func (s *sender) carry() error {
 			return errBody
 		}
 	}
+}
+
+// bodyFault notes why the client's body can't be read further.
+func (s *sender) bodyFault(err error) error {
+	if err == errSenderStopped {
+		return err
+	}
+	s.a.x.body.err = readFault(err)
+	return errBody
 }
 
 // frame makes a chunk of n bytes of data that stand at buf[at:].
