@@ -284,7 +284,10 @@ func (c *clientConn) parse() parseResult {
 		whole += int(x.req.ContentLength)
 	}
 	x.msg = string(buf[:whole])
-	c.r += whole
+	if c.r += whole; c.r == c.n {
+		c.drop() // an answer may take long
+		c.r, c.n = 0, 0
+	}
 	c.bodyEnd = result == requestWhole
 	c.expects.Store(!c.bodyEnd && x.req.ExpectContinue)
 	if x.req.Body != h1.BodyNone && x.req.ContentLength != 0 {
