@@ -35,6 +35,7 @@ type clientConn struct {
 	in     []byte  // what has come: in[r:n] is not consumed; nil while there is nothing
 	pooled *[]byte // in, if that is from the pool
 	r, n   int
+	away   bool  // a stream goes on without the goroutine that began it
 	slot   bool  // of the server's, to be given back
 	quiet  bool  // the last read took all that was there
 	spoken bool  // something has come
@@ -98,16 +99,42 @@ func (c *clientConn) bodyOver() {
 // alarm is told that the client was silent for too long.
 func (c *clientConn) alarm() { c.interrupt() }
 
-// serve serves the connection to its end.
+// serve serves the connection to its end, or until its stream goes on without it.
 func (c *clientConn) serve() {
-	defer c.finish()
+	c.expect(c.s.p.opts.Limits.HeadTimeout)
+	c.guard(c.serveAll)
+}
+
+// guard runs f, which serves the connection, and what is due behind it.
+func (c *clientConn) guard(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			c.s.p.log.Error().Interface("panic", v).Str("stack", string(debug.Stack())).Msg("request handler panicked")
-			c.broken = true
+			c.broken, c.away = true, false
 		}
+		if c.away {
+			// Nothing here touches c from now on.
+			c.away = false
+			go c.guard(c.carryOn) // counted by open, as this was
+			return
+		}
+		c.finish()
 	}()
-	c.expect(c.s.p.opts.Limits.HeadTimeout)
+	f()
+}
+
+// carryOn serves on with a stream that has begun, and with what follows it. It
+// has a goroutine of its own: the stack that decided about the request is not
+// kept for as long as a stream lives.
+func (c *clientConn) carryOn() {
+	c.x.carryOn()
+	if c.endOne() {
+		c.serveAll()
+	}
+}
+
+// serveAll serves one request after the other.
+func (c *clientConn) serveAll() {
 	for {
 		if err := c.await(c); err != nil {
 			if err == errHeadSlow {
@@ -115,7 +142,7 @@ func (c *clientConn) serve() {
 			}
 			return
 		}
-		if c.x == nil || !c.serveOne() { // ready has seen the end, or a body under way
+		if c.x == nil || c.away || !c.serveOne() { // ready has seen the end, or a body under way
 			return
 		}
 	}
@@ -358,7 +385,15 @@ func (c *clientConn) serveOne() bool {
 		c.bodyOver()
 	}
 	x.shard, x.remote, x.peer = c.shard, c.remote, c.peer
-	x.run(time.Now(), c.proto)
+	if x.run(time.Now(), c.proto); x.away {
+		c.away = true
+		return false
+	}
+	return c.endOne()
+}
+
+// endOne ends what was begun with the request.
+func (c *clientConn) endOne() bool {
 	if c.broken {
 		c.keep = false
 	} else if !c.bodyEnd {
@@ -369,7 +404,7 @@ func (c *clientConn) serveOne() bool {
 		c.keep = false
 	}
 	c.whole.Store(false)
-	c.served = clock(x.now)
+	c.served = clock(c.x.now)
 	c.leave()
 	return c.keep
 }

@@ -38,13 +38,14 @@ type exchange struct {
 	peer    string     // the same as text
 	trusted bool       // it is one whose word about the client counts
 
+	away    bool  // see carryOn
 	body    *body // nil when the request has none
 	ownBody body  // what body points to
 	attempt attempt
 
 	traced *trace.Request // nil: not, see tracing.go
 
-	values [8]string // scratch
+	values [4]string // scratch
 }
 
 // downstream is the side of a client: HTTP/1.1, or a stream of HTTP/2. An
@@ -91,6 +92,9 @@ func newExchange(s *Server, down downstream, line *lifeline) *exchange {
 	x := exchanges.Get().(*exchange)
 	x.p, x.s, x.down, x.line = s.p, s, down, line
 	x.reason = lb.ReasonInternal // until it is known better
+	if x.req.Fields == nil {
+		x.req.Fields, x.attempt.resp.Fields = getFields(), getFields()
+	}
 	return x
 }
 
@@ -99,7 +103,6 @@ func (x *exchange) release() {
 	fields := x.req.Fields[:0]
 	answer := x.attempt.resp.Fields[:0]
 	chunked := x.attempt.chunked
-	clear(x.values[:])
 	*x = exchange{}
 	x.req.Fields, x.attempt.resp.Fields = fields, answer
 	x.attempt.chunked = chunked
@@ -151,9 +154,58 @@ func (x *exchange) run(start time.Time, proto string) {
 	if x.p.opts.Tracer != nil {
 		x.beginTrace()
 	}
-	defer x.finish()
+	defer func() {
+		if !x.away {
+			x.finish()
+		}
+	}()
 	if ref := x.serve(); ref != nil {
 		x.refuse(ref)
+	}
+}
+
+// leave prepares a stream that has begun to go on by itself: what was needed
+// to begin it is let go. It is for as long as a stream lives that memory counts.
+func (x *exchange) leave() {
+	x.away = true
+	a := &x.attempt
+	putFields(x.req.Fields)
+	putFields(a.resp.Fields)
+	x.req.Fields, a.resp.Fields, a.head = nil, nil, nil
+	a.dropInput()
+	clear(x.values[:])
+	if x.body != nil {
+		x.body.close()
+		x.ownBody.mem = nil
+	}
+	x.kind.TaskID, x.kind.Conversation, x.search.id = "", "", ""
+	if x.req.Method == h1.MethodOther {
+		x.method = strings.Clone(x.method)
+	}
+	id, path := len(x.id), len(x.path)
+	x.msg = x.id + x.path + x.user
+	x.id, x.path, x.user = x.msg[:id], x.msg[id:id+path], x.msg[id+path:]
+	x.query = ""
+}
+
+// carryOn carries the stream to its end, and accounts for it.
+func (x *exchange) carryOn() {
+	x.away = false
+	defer x.finish()
+	defer x.attempt.account()
+	x.attempt.wait()
+	x.attempt.endRelay()
+}
+
+// Arrays of fields are kept apart from exchanges, which live longer.
+var fieldArrays = sync.Pool{New: func() any { f := make([]h1.Field, 0, 24); return &f }}
+
+func getFields() []h1.Field { return (*fieldArrays.Get().(*[]h1.Field))[:0] }
+
+func putFields(f []h1.Field) {
+	if cap(f) > 0 {
+		f = f[:0]
+		fieldArrays.Put(&f)
 	}
 }
 

@@ -204,6 +204,9 @@ func (a *attempt) reset() {
 
 // account ends the attempt and accounts for it, whatever became of it.
 func (a *attempt) account() {
+	if a.x.away {
+		return
+	}
 	if !a.gone {
 		a.x.tick()
 	}
@@ -704,7 +707,19 @@ func (a *attempt) relay() {
 		a.watcher = watchers.Get().(*dify.Watcher)
 		a.watcher.Reset(contentType, a.resp.Status, x.kind)
 	}
-	a.relayBody(a.answerHead())
+	if a.relayBody(a.answerHead()); !x.away {
+		a.endRelay()
+	}
+}
+
+// endRelay ends what relay has begun, well or not.
+func (a *attempt) endRelay() {
+	x := a.x
+	if a.err == nil && a.trailers() {
+		if err := x.down.endAnswer(a.chunked.Trailer.Fields, a.chunked.TrailerBytes()); err != nil {
+			a.err = errClientGone
+		}
+	}
 	if a.watcher != nil {
 		a.learn()
 	}
@@ -771,14 +786,23 @@ func (a *attempt) relayBody(err error) {
 	for a.r < a.n && !a.over && a.err == nil {
 		a.consumeBody()
 	}
-	if !a.over && a.err == nil {
-		a.wait()
+	if a.over || a.err != nil {
+		return
 	}
-	if a.err == nil && a.trailers() {
-		if err := a.x.down.endAnswer(a.chunked.Trailer.Fields, a.chunked.TrailerBytes()); err != nil {
-			a.err = errClientGone
-		}
+	if a.mayLeave() {
+		a.x.leave()
+		return
 	}
+	a.wait()
+}
+
+// mayLeave reports whether nothing but the stream itself is left of the request.
+func (a *attempt) mayLeave() bool {
+	if !a.stream || a.in == nil || a.sender != nil || a.r < a.n {
+		return false
+	}
+	_, ok := a.x.down.(*clientConn)
+	return ok
 }
 
 // saw notes what a piece of the answer brought.
