@@ -30,7 +30,9 @@ func (w *wire) initRaw() {
 }
 
 // The calls below are made without telling the scheduler, which is right for
-// such as never block: sockets are in non-blocking mode.
+// such as never block: sockets are in non-blocking mode. Telling it would also
+// wake the runtime's monitor from its sleep, time and again, in a process that
+// is busy for a part of the time.
 
 func (w *wire) readRaw(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -76,9 +78,20 @@ func (w *wire) silent() bool {
 	case w.hup.Load():
 		return false
 	case w.raw != nil:
-		return silentFD(w.fd, false)
+		return silentRaw(w.fd)
 	case w.conn != w.tcp:
 		return w.silentTLS()
 	}
 	return silentConn(w.tcp, false)
+}
+
+// silentRaw is silentFD for a descriptor at hand.
+func silentRaw(fd int) bool {
+	var b [1]byte
+	for {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		if errno != syscall.EINTR {
+			return errno == syscall.EAGAIN
+		}
+	}
 }
