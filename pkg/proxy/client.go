@@ -38,6 +38,7 @@ type clientConn struct {
 	away   bool  // a stream goes on without the goroutine that began it
 	slot   bool  // of the server's, to be given back
 	quiet  bool  // the last read took all that was there
+	called bool  // see lastCall
 	spoken bool  // something has come
 	served int64 // when the last request was over, by monotonic()
 	timed  bool  // a deadline for the head that comes in is set
@@ -179,9 +180,6 @@ func (c *clientConn) ready() bool {
 			c.rest()
 			return false
 		}
-		if c.x == nil && c.s.closing.Load() {
-			return true
-		}
 		if c.raw == nil {
 			c.rest() // an ordinary read waits
 		}
@@ -205,14 +203,26 @@ func (c *clientConn) ready() bool {
 // woken is called after an interruption between requests.
 func (c *clientConn) woken() error {
 	switch {
-	case c.ended.Load() == shutdown, c.x == nil && c.s.closing.Load():
+	case c.ended.Load() == shutdown:
 		return errIdle
+	case c.x == nil && c.s.closing.Load() && !c.called:
+		c.lastCall()
+	case c.expired() && c.readable():
+		c.expect(c.s.p.opts.Limits.LastCall) // it was us who were late
 	case c.expired() && c.x != nil:
 		return errHeadSlow
 	case c.expired():
 		return errIdle
 	}
 	return nil
+}
+
+// lastCall lets a connection that nothing is going on for bring one more
+// request. Its client may have sent that before he can know that the server
+// shuts down, and would lose it.
+func (c *clientConn) lastCall() {
+	c.called = true
+	c.expect(c.s.p.opts.Limits.LastCall)
 }
 
 // leave forgets a request that has not come whole.
@@ -250,7 +260,11 @@ func (c *clientConn) rest() {
 		c.timed = false
 		c.drop()
 		c.r, c.n = 0, 0
-		if c.spoken { // else the time for its first head goes on
+		if c.s.closing.Load() {
+			if !c.called {
+				c.lastCall()
+			}
+		} else if c.spoken { // else the time for its first head goes on
 			c.expectAt(c.served + int64(lim.IdleTimeout))
 		}
 		return

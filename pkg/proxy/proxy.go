@@ -95,6 +95,7 @@ type Limits struct {
 	HeadTimeout    time.Duration // for a whole head [30s]
 	BodyTimeout    time.Duration // between two bytes of a body [60s]
 	IdleTimeout    time.Duration // of a kept connection [75s]
+	LastCall       time.Duration // that a kept connection may still bring a request in when the server shuts down; the answer then ends it [1s]
 	WriteTimeout   time.Duration // a client that takes nothing of its answer for so long is gone [60s]
 	IPKeys         int           // addresses that per_ip limits remember [65536]
 	UserKeys       int           // users that per_user limits remember, per application [65536]
@@ -121,6 +122,7 @@ func (l *Limits) setDefaults() {
 	defTime(&l.BodyTimeout, 60*time.Second)
 	defTime(&l.IdleTimeout, 75*time.Second)
 	defTime(&l.WriteTimeout, 60*time.Second)
+	defTime(&l.LastCall, time.Second)
 }
 
 // Proxy routes and relays. Make one with New, give it a Table, then Serve.

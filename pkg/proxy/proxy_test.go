@@ -68,6 +68,7 @@ func newRig(t testing.TB, edit func(*Options, *lb.Application), handlers ...http
 	}
 	log := new(syncBuffer)
 	opts := Options{NodeID: "node-1", Registry: stats.NewRegistry(0), Log: zerolog.New(log), AccessLog: newAccessLog(log, zerolog.New(log)), StatusAllow: func(a netip.Addr) bool { return a.IsLoopback() }}
+	opts.Limits.LastCall = time.Millisecond // tests need not wait for each other's clients
 	if edit != nil {
 		edit(&opts, app)
 	}

@@ -359,7 +359,7 @@ func (a *attempt) woken() error {
 		return errInterrupted
 	case a.sender != nil && a.sender.failed.Load() && !a.heard:
 		return a.sender.err
-	case a.conn.expired():
+	case a.conn.expired() && !a.conn.readable(): // else it was us who were late
 		return errUpstreamTimeout
 	}
 	return nil

@@ -379,3 +379,37 @@ func BenchmarkProxy_Blocking(b *testing.B) {
 		io.Copy(io.Discard, resp.Body)
 	}
 }
+
+// A client that has sent a request on a kept connection while the server
+// begins to shut down gets its answer, and is told that it was the last.
+func TestServer_KeptConnectionsHaveALastCall(t *testing.T) {
+	r := newRig(t, func(o *Options, _ *lb.Application) { o.Limits.LastCall = 10 * time.Second }, echo("a"))
+	const request = "GET /v1/info HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer user-token-shop\r\n\r\n"
+	c := r.dial()
+	br := bufio.NewReader(c)
+	io.WriteString(c, request)
+	if resp, err := http.ReadResponse(br, nil); err != nil || resp.Close {
+		t.Fatal(resp, err)
+	} else if _, err := io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan int, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		done <- r.s.Shutdown(ctx)
+	}()
+	eventually(t, "the server closes", r.s.closing.Load)
+	io.WriteString(c, request)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != 200 || !resp.Close {
+		t.Fatal(resp, err)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || len(b) == 0 {
+		t.Fatal(err)
+	}
+	c.Close()
+	if cut := <-done; cut != 0 {
+		t.Errorf("%d connections cut", cut)
+	}
+}

@@ -249,6 +249,9 @@ func (w *wire) start(due int64) {
 // relax takes the deadline away.
 func (w *wire) relax() { w.due.Store(0) }
 
+// readable reports whether something is there that was not read: bytes, or an end.
+func (w *wire) readable() bool { return !silentConn(w.tcp, false) }
+
 // expired reports whether the deadline has passed.
 func (w *wire) expired() bool {
 	due := w.due.Load()
