@@ -18,7 +18,7 @@ func (x *exchange) finish() {
 		x.p.opts.Registry.Unrouted(x.shard, x.reason)
 	}
 	if x.traced != nil {
-		x.endTrace(time.Now())
+		x.endTrace(x.now)
 	}
 	if x.p.opts.AccessLog != nil {
 		x.p.opts.AccessLog.write(&x.call, x.now)

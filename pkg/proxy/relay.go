@@ -798,7 +798,7 @@ func (a *attempt) relayBody(err error) {
 
 // mayLeave reports whether nothing but the stream itself is left of the request.
 func (a *attempt) mayLeave() bool {
-	if !a.stream || a.in == nil || a.sender != nil || a.r < a.n {
+	if !a.stream || a.in == nil || a.sender != nil || a.r < a.n || a.x.traced != nil {
 		return false
 	}
 	_, ok := a.x.down.(*clientConn)
