@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -158,10 +159,11 @@ func TestEngine_ReadTimeoutBehindACarriedBody(t *testing.T) {
 	wg.Wait()
 }
 
-// A 204 has no length (RFC 9110 section 8.6), though WSGI servers send one.
+// A 204 has no length, nor has an interim answer (RFC 9110 section 8.6), though
+// WSGI servers send one.
 func TestEngine_NoContentHasNoLength(t *testing.T) {
-	r, _ := newRawInstanceRig(t, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", nil)
-	if got := r.raw("DELETE /v1/x HTTP/1.1\r\n" + goodHead + "Connection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 204 ") || strings.Contains(got, "Content-Length") {
+	r, _ := newRawInstanceRig(t, "HTTP/1.1 103 Early Hints\r\nContent-Length: 0\r\n\r\nHTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", nil)
+	if got := r.raw("DELETE /v1/x HTTP/1.1\r\n" + goodHead + "Connection: close\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 ") || strings.Contains(got, "Content-Length") {
 		t.Errorf("%q", got)
 	}
 }
@@ -268,5 +270,54 @@ func TestEngine_IdleConnectionThatEndsAsItIsUsed(t *testing.T) {
 		if resp, body := r.do(tc.method, "/v1/info", "u", ""); resp.StatusCode != tc.status {
 			t.Errorf("%d, %s: %d %s", i, tc.method, resp.StatusCode, body)
 		}
+	}
+}
+
+// A 404 that comes while the body is under way is judged by one goroutine, the
+// body carried by another.
+func TestEngine_EarlyNotFoundOfAConversation(t *testing.T) {
+	notFound := `{"code":"not_found","message":"Conversation Not Exists.","status":404}`
+	serve := func(c net.Conn) {
+		defer c.Close()
+		br := bufio.NewReader(c)
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if line == "\r\n" {
+				break
+			}
+		}
+		io.CopyN(io.Discard, br, 1000)
+		io.WriteString(c, "HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: "+strconv.Itoa(len(notFound))+"\r\n\r\n"+notFound)
+		io.Copy(io.Discard, br)
+	}
+	one, two := listen(t, serve), listen(t, serve)
+	r := newRig(t, func(_ *Options, a *lb.Application) {
+		for name, ln := range map[string]net.Listener{"a": one, "b": two} {
+			in := instanceAt(name, "http://"+ln.Addr().String())
+			in.Domain = name
+			a.Instances = append(a.Instances, in)
+		}
+	})
+	for range 10 {
+		c := r.dial()
+		const size = 60 << 10 // it is kept, and could be sent again
+		io.WriteString(c, "DELETE /v1/conversations/abc HTTP/1.1\r\n"+goodHead+"Content-Type: application/json\r\nContent-Length: "+strconv.Itoa(size)+"\r\n\r\n")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for n := 0; n < size; n += 1 << 10 {
+				if _, err := c.Write(bytes.Repeat([]byte{' '}, 1<<10)); err != nil {
+					return
+				}
+			}
+		})
+		resp, body, err := answerOf(bufio.NewReader(c), "DELETE")
+		if err != nil || resp.StatusCode != 404 || string(body) != notFound {
+			t.Errorf("%v %s %v", resp, body, err)
+		}
+		wg.Wait()
+		c.Close()
 	}
 }

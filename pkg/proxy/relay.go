@@ -523,7 +523,7 @@ func (a *attempt) passInterim(buf []byte) error {
 	a.x.begun = true
 	err := a.x.down.interim(a.resp.Status, func(w fieldWriter) {
 		for i := range a.resp.Fields {
-			if f := &a.resp.Fields[i]; !f.Hop && f.ID != h1.Authorization {
+			if f := &a.resp.Fields[i]; !f.Hop && f.ID != h1.Authorization && f.ID != h1.ContentLength {
 				w.Copy(*f, buf)
 			}
 		}
