@@ -20,18 +20,20 @@ import (
 
 const (
 	app       = "support" // the application that the tests change
-	other     = "reports" // one that nobody touches
+	other     = "reports" // one without traffic
 	userToken = "usertoken--browser"
 )
 
-// cluster is one lb-admin with its etcd, two lb-proxies and three stand-ins.
+// cluster is one lb-admin with its etcd, two lb-proxies and four stand-ins, the
+// last of which serves only the application without traffic.
 type cluster struct {
 	t       testing.TB
 	dir     string
 	admin   *testbed.Process
 	url     string // of lb-admin
 	proxies []string
-	hosts   []string // of the stand-ins
+	hosts   []string         // of the stand-ins
+	quiet   *testbed.Process // the last of them
 }
 
 func startCluster(t testing.TB) *cluster {
@@ -41,11 +43,11 @@ func startCluster(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, dir: dir}
-	first := testbed.FreePorts(t, 11)
+	first := testbed.FreePorts(t, 12)
 	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", first+i) }
-	for i := range 3 {
+	for i := range 4 {
 		c.hosts = append(c.hosts, at(8+i))
-		testbed.Start(t, dir, fmt.Sprintf("dify%d", i+1), testbed.Programs.Ctl, "standin", "--listen", at(8+i), "--slots", "-1",
+		c.quiet = testbed.Start(t, dir, fmt.Sprintf("dify%d", i+1), testbed.Programs.Ctl, "standin", "--listen", at(8+i), "--slots", "-1",
 			"--name", fmt.Sprintf("dify%d", i+1), "--app", "chat=app-chat-browser", "--app", "workflow=app-workflow-browser")
 	}
 	c.url = "http://" + at(0)
@@ -89,16 +91,16 @@ func (c *cluster) lbctl(args ...string) {
 func (c *cluster) apply(instances int) {
 	c.t.Helper()
 	type object = map[string]any
-	list := func(n int, mode string) (out []object) {
-		for i := range n {
+	list := func(mode string, hosts ...int) (out []object) {
+		for _, i := range hosts {
 			out = append(out, object{"name": fmt.Sprintf("dify%d", i+1), "url": "http://" + c.hosts[i], "token": "app-" + mode + "-browser"})
 		}
 		return out
 	}
 	check := object{"interval": "500ms", "timeout": "400ms"}
 	doc, err := json.Marshal(object{"applications": object{
-		app:   object{"user_tokens": []string{userToken}, "health_check": check, "instances": list(instances, "chat")},
-		other: object{"user_tokens": []string{userToken + "-2"}, "health_check": check, "instances": list(2, "workflow")},
+		app:   object{"user_tokens": []string{userToken}, "health_check": check, "instances": list("chat", []int{0, 1, 2}[:instances]...)},
+		other: object{"user_tokens": []string{userToken + "-2"}, "health_check": check, "instances": list("workflow", 0, 3)},
 	}})
 	if err != nil {
 		c.t.Fatal(err)

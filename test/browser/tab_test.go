@@ -77,6 +77,7 @@ type tab struct {
 
 	mu       sync.Mutex
 	problems []string // guarded by mu
+	forgiven []string // guarded by mu
 }
 
 func openTab(t *testing.T, browser context.Context, origin string) *tab {
@@ -127,24 +128,31 @@ func (p *tab) note(event any) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, text := range p.forgiven {
+		if strings.Contains(what, text) {
+			return
+		}
+	}
 	p.problems = append(p.problems, what)
 }
 
-// taken returns what went wrong since the last call.
-func (p *tab) taken() []string {
+// forgive names what browsers log although the page takes it as it should,
+// such as every refused call.
+func (p *tab) forgive(texts ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	was := p.problems
-	p.problems = nil
-	return was
+	p.forgiven = append(p.forgiven, texts...)
 }
 
 // clean reports what went wrong since it was last asked.
 func (p *tab) clean(where string) {
 	p.t.Helper()
-	for _, what := range p.taken() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, what := range p.problems {
 		p.t.Errorf("%s: %s", where, what)
 	}
+	p.problems = nil
 }
 
 func (p *tab) do(what string, actions ...chromedp.Action[chromedp.Void]) {
