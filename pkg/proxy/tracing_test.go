@@ -3,9 +3,11 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -161,5 +163,65 @@ func TestTracing_UnsampledIsStillOneTrace(t *testing.T) {
 	}
 	if n := len(spans(0)); n != 0 {
 		t.Errorf("%d spans", n)
+	}
+}
+
+func TestTracing_OverHTTP2(t *testing.T) {
+	r, spans := tracedRig(t, 0, nil, told())
+	cert, key := writeCertificate(t, t.TempDir(), "one.example")
+	certs, err := LoadCertificates(cert, key, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.s.ServeTLS(ln, certs) }()
+	defer func() { r.s.Close(); <-done }()
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+ln.Addr().String()+"/v1/info", nil)
+	req.Header.Set("Authorization", "Bearer user-token-shop")
+	req.Header.Set("X-User-ID", "u")
+	req.Header.Set("Traceparent", clientParent)
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	all := spans(2)
+	server := all[len(all)-1]
+	if a := server.Attributes; a["network.protocol.version"] != "2" || a["url.scheme"] != "https" || hex.EncodeToString(server.TraceId) != clientTrace {
+		t.Errorf("%v", server.Span)
+	}
+	if !strings.Contains(string(body), hex.EncodeToString(all[0].SpanId)) {
+		t.Errorf("the instance was told %s, not of the attempt %x", body, all[0].SpanId)
+	}
+}
+
+func TestTracing_OfSignedLinks(t *testing.T) {
+	lacking := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	r, spans := tracedRig(t, 1, func(o *Options, _ *lb.Application) { o.FilesRoute = true }, lacking, told())
+	resp, err := http.Get(r.url + "/files/0b4ee2a6-b3f0-4ff1-a8f5-f1c5c1d2e3f4/file-preview?sign=secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	all := spans(2) // the instances are asked in no order that is to be known
+	server := all[len(all)-1]
+	if resp.StatusCode != 200 || server.Kind != tracepb.Span_SPAN_KIND_SERVER || server.Attributes["difylb.instance"] != "b" {
+		t.Errorf("%d %v", resp.StatusCode, server.Span)
+	}
+	for _, a := range all[:len(all)-1] {
+		if status := a.Attributes["http.response.status_code"]; !bytes.Equal(a.ParentSpanId, server.SpanId) || status != int64(200) && status != int64(404) {
+			t.Errorf("%v", a.Span)
+		}
+	}
+	if strings.Contains(fmt.Sprint(all), "secret") {
+		t.Error("a span shows the signature")
 	}
 }
