@@ -127,9 +127,10 @@ func TestEngine_BrokenAnswerToHTTP10(t *testing.T) {
 // However slowly bytes come, the same comes of them, both ways.
 func TestEngine_OneByteAtATime(t *testing.T) {
 	w := newRawInstance(t, func(c net.Conn, _ string) {
-		for _, b := range []byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b\"\r\nhi\r\n1\r\n!\r\n0\r\nX-T: 1\r\n\r\n") {
+		for _, b := range []byte("HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n2;a=\"b\"\r\nhi\r\n1\r\n!\r\n0\r\nX-T: 1\r\n\r\n") {
 			c.Write([]byte{b})
 		}
+		io.Copy(io.Discard, c) // a close before the body has come would be a reset
 	})
 	r := newRig(t, func(_ *Options, a *lb.Application) { a.Instances = []lb.Instance{instanceAt("a", w.url())} })
 	c := r.dial()
