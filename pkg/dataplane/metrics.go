@@ -65,7 +65,7 @@ type processDescs struct {
 	revision, lag, applied, applySeconds, applies, refusals, faults, checksum      *prometheus.Desc
 	apps, instances, deserted                                                      *prometheus.Desc
 	connections, connectionsMax, draining, failOpen, failovers, ejections, limited *prometheus.Desc
-	dropped, spans, admins                                                         *prometheus.Desc
+	upstreams, dials, dialErrors, reused, stale, dropped, spans, admins            *prometheus.Desc
 }
 
 func newCollector(p *Plane, limit int) *collector {
@@ -113,6 +113,11 @@ func newCollector(p *Plane, limit int) *collector {
 			deserted:       d("config_applications_without_instance", "Applications of which no instance takes new requests, those that have none left out."),
 			connections:    d("client_connections", "Client connections open now."),
 			connectionsMax: d("client_connections_max", "Client connections that may be open at once; further ones wait."),
+			upstreams:      d("upstream_connections", "Connections to instances open now, in use or idle."),
+			dials:          d("upstream_dials_total", "Connections to instances that were made."),
+			dialErrors:     d("upstream_dial_errors_total", "Attempts at a connection to an instance that failed."),
+			reused:         d("upstream_reused_total", "Requests on a connection that had served another."),
+			stale:          d("upstream_stale_total", "Idle connections found ended, or about to be, when they were wanted."),
 			draining:       d("draining", "1 while this proxy is shutting down."),
 			failOpen:       d("fail_open_total", "Requests sent to an instance that was not usable because none was."),
 			failovers:      d("failovers_total", "Requests whose user's own instance was not usable, sent to the next on the ring."),
@@ -275,6 +280,12 @@ func (c *collector) collectProcess(out emitter, d declaredFacts) {
 	out.gauge(c.deserted, float64(d.deserted))
 	out.gauge(c.connections, float64(c.p.proxy.Connections()))
 	out.gauge(c.connectionsMax, float64(c.p.opts.MaxConnections))
+	pool := c.p.proxy.Pool()
+	out.gauge(c.upstreams, float64(pool.Open))
+	out.counter(c.dials, pool.Dialled)
+	out.counter(c.dialErrors, pool.Failed)
+	out.counter(c.reused, pool.Reused)
+	out.counter(c.stale, pool.Stale)
 	out.gauge(c.draining, float64(btoi(c.p.proxy.Draining())))
 	out.counter(c.failOpen, c.p.proxy.FailOpen())
 	n := c.p.proxy.Counts()

@@ -35,6 +35,38 @@ func (p *Proxy) Counts() Counts {
 	}
 }
 
+// PoolCounts are what a Proxy has counted of its connections to instances. But
+// for Open they never go backwards.
+type PoolCounts struct {
+	Open    int64  // now, in use or idle
+	Dialled uint64 // connections that were made
+	Failed  uint64 // attempts at one that failed
+	Reused  uint64 // requests on a connection that had served another
+	Stale   uint64 // idle connections found ended, or about to be, when they were wanted
+}
+
+// poolCounts are the live PoolCounts. What is counted for every request is
+// counted where its idle list is, so that cores do not meet at it.
+type poolCounts struct {
+	dialled, closed, failed, stale atomic.Uint64
+	shards                         [idleShards]struct {
+		reused atomic.Uint64
+		_      [56]byte // a cache line each
+	}
+}
+
+// Pool returns what has been counted so far.
+func (p *Proxy) Pool() PoolCounts {
+	c := &p.pool
+	closed := c.closed.Load() // first: none is closed that was not made
+	out := PoolCounts{Dialled: c.dialled.Load(), Failed: c.failed.Load(), Stale: c.stale.Load()}
+	out.Open = int64(out.Dialled - closed)
+	for i := range c.shards {
+		out.Reused += c.shards[i].reused.Load()
+	}
+	return out
+}
+
 // InstanceFacts is what this proxy knows now of an instance of its Table.
 type InstanceFacts struct {
 	App, Instance string

@@ -99,3 +99,23 @@ func TestInstances_TellWhatIsKnownNow(t *testing.T) {
 		t.Errorf("%d instances before there is a table", n)
 	}
 }
+
+func TestPool_CountsConnections(t *testing.T) {
+	r := newRig(t, nil, echo("a"))
+	for range 5 {
+		if resp, _ := r.do("GET", "/v1/info", "u", ""); resp.StatusCode != 200 {
+			t.Fatal(resp.StatusCode)
+		}
+	}
+	if c := r.p.Pool(); c.Dialled < 1 || c.Dialled+c.Reused != 5 || c.Open != int64(c.Dialled) || c.Failed != 0 {
+		t.Errorf("%+v", c)
+	}
+	r.p.Close()
+	eventually(t, "all idle connections are closed", func() bool { return r.p.Pool().Open == 0 })
+	r.app.Instances[0].Port = 1
+	r.apply()
+	r.do("GET", "/v1/info", "u", "")
+	if c := r.p.Pool(); c.Failed == 0 {
+		t.Errorf("%+v", c)
+	}
+}

@@ -141,6 +141,7 @@ type Proxy struct {
 	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
 	connections atomic.Int64  // open client connections
 	counts      counts
+	pool        poolCounts
 
 	even atomic.Uint64 // math.Float64bits of this proxy's part of what is not leased
 

@@ -19,7 +19,8 @@ type upstream struct {
 	tls           *tls.Config // nil in clear
 	dialer        dialer
 	hangups       *hangups
-	trouble       *trouble // tells of connections that could not be made
+	pool          *poolCounts // of the proxy
+	trouble       *trouble    // tells of connections that could not be made
 
 	connect  atomic.Int64 // timeout of a connection attempt; set from the newest declaration
 	idleLife atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
@@ -53,8 +54,8 @@ type instanceConn struct {
 	used  bool                     // has answered before
 }
 
-func newUpstream(in *route.Instance, h *hangups) *upstream {
-	u := &upstream{address: in.Address, host: in.Host, tls: in.TLS, hangups: h, dialer: dialer{address: in.Address}}
+func newUpstream(in *route.Instance, pool *poolCounts, h *hangups) *upstream {
+	u := &upstream{pool: pool, address: in.Address, host: in.Host, tls: in.TLS, hangups: h, dialer: dialer{address: in.Address}}
 	u.connect.Store(int64(5 * time.Second))
 	return u
 }
@@ -68,18 +69,20 @@ func (u *upstream) serves(in *route.Instance) bool {
 // last before others; nil without one.
 func (u *upstream) take(shard uint32, now int64) *instanceConn {
 	for i := range uint32(idleShards) {
-		l := &u.idle[(shard+i)%idleShards]
+		at := (shard + i) % idleShards
 		for {
-			c := l.pop()
+			c := u.idle[at].pop()
 			if c == nil {
 				break
 			}
 			// An instance may have closed it meanwhile, or be about to: what is
 			// written then is lost, with no way to know that it was not begun.
 			if c.silent() && !u.stale(now-c.since.Load()) {
+				u.pool.shards[at].reused.Add(1)
 				return c
 			}
 			u.ended(c)
+			u.pool.stale.Add(1)
 			c.close()
 		}
 	}
@@ -185,6 +188,7 @@ func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
 	defer cancel()
 	tcp, err := u.dialer.dial(ctx)
 	if err != nil {
+		u.pool.failed.Add(1)
 		return nil, u.trouble.tell(err)
 	}
 	c := &instanceConn{up: u}
@@ -193,13 +197,21 @@ func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
 		t := tls.Client(tcp, u.tls)
 		if err := t.HandshakeContext(ctx); err != nil {
 			tcp.Close()
+			u.pool.failed.Add(1)
 			return nil, u.trouble.tell(err)
 		}
 		conn = t
 	}
+	u.pool.dialled.Add(1)
 	c.init(conn, tcp, c)
 	u.hangups.watch(&c.wire)
 	return c, nil
+}
+
+// close closes the connection. Its owner only may call it, once.
+func (c *instanceConn) close() {
+	c.up.pool.closed.Add(1)
+	c.wire.close()
 }
 
 // learnIdle takes note of a connection that the instance has closed after it
