@@ -83,14 +83,22 @@ func (x *exchange) appendRequestHead(h *h1.Head, to *target) {
 	if x.traced != nil {
 		x.appendTrace(h, to)
 	}
-	if x.req.TakesTrailers {
+	options := ""
+	if x.req.TakesTrailers { // RFC 9110 section 10.1.4
 		h.Field("TE", "trailers")
+		options = "TE"
 	}
 	if x.req.WantsUpgrade && to.authorization != "" {
 		if upgrade := x.field(h1.Upgrade); upgradeAllowed(upgrade) {
-			h.Field("Connection", "Upgrade")
 			h.Field("Upgrade", upgrade)
+			if options != "" {
+				options += ", "
+			}
+			options += "Upgrade"
 		}
+	}
+	if options != "" {
+		h.Field("Connection", options)
 	}
 	if x.p.opts.DebugHeaders && to.app != "" {
 		h.Field("X-App-Type", to.app)

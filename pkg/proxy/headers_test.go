@@ -103,7 +103,7 @@ func TestHeaders_WhatAnInstanceSees(t *testing.T) {
 	if !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Fatal(got)
 	}
-	want := []string{"Accept: text/event-stream", "Authorization: Bearer app-a-secret-token", "Host: " + w.ln.Addr().String(), "TE: trailers", "Traceparent: 00-x",
+	want := []string{"Accept: text/event-stream", "Authorization: Bearer app-a-secret-token", "Connection: TE", "Host: " + w.ln.Addr().String(), "TE: trailers", "Traceparent: 00-x",
 		"X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: shop.example:81", "X-Forwarded-Proto: http", "X-Real-IP: 127.0.0.1", "X-Request-ID: req-1", "X-Trace-Id: t1", "X-User-ID: u"}
 	if f := fields(w.head()); !slices.Equal(f, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(f, "\n"), strings.Join(want, "\n"))
