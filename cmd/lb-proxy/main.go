@@ -51,6 +51,7 @@ beats the file.`,
 	f.StringSliceVar(&p.TLSListen, "tls-listen", nil, "`address` for HTTPS, with HTTP/2; repeatable")
 	f.StringVar(&p.TLSCert, "tls-cert", "", "PEM `file` with the certificate chain; read again when it changes")
 	f.StringVar(&p.TLSKey, "tls-key", "", "PEM `file` with the certificate's key")
+	f.StringVar(&p.Handover, "handover", "", "unix socket at this `path`: take the listening sockets over from the proxy that runs, and offer them to the next; empty for neither")
 	f.StringVar(&p.OpsListen, "ops-listen", "127.0.0.1:9182", "`address` for /metrics, /health, /readyz and /debug/pprof/; empty for none")
 	o.etcd.AddFlags(f, []string{"http://127.0.0.1:2379"}, "etcd's client `URLs`")
 	f.StringVar(&o.adminTLS.ca, "admin-cacert", "", "PEM `file` with the CA of lb-admins that speak TLS (default: the system's)")

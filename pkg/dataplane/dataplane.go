@@ -34,6 +34,10 @@ type Options struct {
 	// Listen are the addresses for clients in clear, TLSListen those for HTTPS.
 	Listen, TLSListen []string
 	TLSCert, TLSKey   string
+	// Handover is the path of the unix socket at which the listening sockets
+	// are taken over from a proxy that runs, and offered to the next; "" for
+	// neither.
+	Handover string
 	// OpsListen serves metrics, readiness and profiles; "" serves none.
 	OpsListen string
 	Store     store.Options // Log is set here
@@ -82,8 +86,10 @@ type Plane struct {
 	certs     *proxy.Certificates
 	apply     *applier
 
-	listeners []net.Listener // clear, then TLS
+	listeners []*gate // clear, then TLS
 	ops       net.Listener
+	heir      *daemon.Inheritance // what a predecessor passed on; nil: there is none
+	offer     *daemon.Offer       // nil: off, or the path is still the predecessor's
 
 	ejected chan struct{} // capacity 1: live traffic has ejected an instance
 	ready   chan struct{} // closed when clients are served
@@ -91,9 +97,9 @@ type Plane struct {
 	registry *stats.Registry
 }
 
-// New checks the options, binds the listeners and opens files, so that what
-// can be wrong shows before anything runs. It starts nothing. The listeners
-// are closed by Run.
+// New checks the options, binds the listeners or takes them over, and opens
+// files, so that what can be wrong shows before anything runs. It starts
+// nothing. The listeners are closed by Run.
 func New(opts Options) (_ *Plane, err error) {
 	p := &Plane{
 		opts: opts, log: opts.Log.With().Str("component", "dataplane").Logger(),
@@ -111,6 +117,9 @@ func New(opts Options) (_ *Plane, err error) {
 		return nil, daemon.Usagef("--access-log: %w", err)
 	}
 	if p.tracer, err = newTracer(opts); err != nil {
+		return nil, err
+	}
+	if err := p.inherit(); err != nil {
 		return nil, err
 	}
 	if err := p.listen(); err != nil {
@@ -160,12 +169,17 @@ func newTracer(opts Options) (*trace.Tracer, error) {
 }
 
 func (p *Plane) listen() error {
-	bind := func(flag, addr string) (net.Listener, error) {
+	bind := func(flag, addr string) (*gate, error) {
+		if p.heir != nil {
+			if ln := p.heir.Take(daemon.Socket{Flag: flag, Address: addr}); ln != nil {
+				return newGate(ln), nil
+			}
+		}
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)
 		}
-		return ln, nil
+		return newGate(ln.(*net.TCPListener)), nil
 	}
 	if len(p.opts.Listen)+len(p.opts.TLSListen) == 0 {
 		return daemon.Usagef("--listen: no address; give --listen or --tls-listen")
@@ -197,8 +211,10 @@ func (p *Plane) listen() error {
 		return nil
 	}
 	var err error
-	p.ops, err = bind("ops-listen", p.opts.OpsListen)
-	return err
+	if p.ops, err = net.Listen("tcp", p.opts.OpsListen); err != nil {
+		return fmt.Errorf("--ops-listen %s: %w", p.opts.OpsListen, err)
+	}
+	return nil
 }
 
 func (p *Plane) closeListeners() {
@@ -207,6 +223,12 @@ func (p *Plane) closeListeners() {
 	}
 	if p.ops != nil {
 		p.ops.Close()
+	}
+	if p.heir != nil {
+		p.heir.Close()
+	}
+	if p.offer != nil {
+		p.offer.Close()
 	}
 }
 
@@ -243,7 +265,8 @@ func (p *Plane) ReopenLogs() {
 //	to the grace → cut the rest → send the last counters → release the node's
 //	key → end everything else
 //
-// It returns when all that it started has ended.
+// A successor that has taken the sockets over ends it likewise, without the
+// delay: nobody need be told to go elsewhere. It returns when all that it started has ended.
 func (p *Plane) Run(ctx context.Context) error {
 	// The parts that must outlive the requests run under a context of their own.
 	life, end := context.WithCancel(context.Background())
@@ -277,16 +300,35 @@ func (p *Plane) Run(ctx context.Context) error {
 	}
 
 	served := make(chan error, len(p.listeners))
-	accepting := p.startAccepting(ctx, served)
-	var failed error
-	select {
-	case <-ctx.Done():
-		p.log.Info().AnErr("cause", context.Cause(ctx)).Dur("delay", p.opts.ShutdownDelay).Dur("grace", p.opts.ShutdownGrace).Msg("shutting down")
-	case failed = <-served:
-		accepting--
-		p.log.Error().Err(failed).Msg("listener failed")
+	accepting, failed := p.startAccepting(ctx, served)
+	delay := p.opts.ShutdownDelay
+	if failed == nil && accepting > 0 {
+		failed = p.succeed()
 	}
-	p.shutdown()
+	if failed != nil { // the predecessor serves on
+		delay = 0
+		p.retire(accepting)
+	} else {
+		offering, withdraw := context.WithCancel(ctx)
+		defer withdraw()
+		succeeded := make(chan struct{})
+		if p.offer != nil {
+			run("handover", func(context.Context) error { p.offerSockets(offering, succeeded); return nil })
+		}
+		select {
+		case <-ctx.Done():
+			p.log.Info().AnErr("cause", context.Cause(ctx)).Dur("delay", delay).Dur("grace", p.opts.ShutdownGrace).Msg("shutting down")
+		case <-succeeded:
+			delay = 0
+			p.log.Info().Dur("grace", p.opts.ShutdownGrace).Msg("another process serves on these sockets; shutting down")
+			p.retire(accepting)
+		case failed = <-served:
+			accepting--
+			p.log.Error().Err(failed).Msg("listener failed")
+		}
+		withdraw() // a process that shuts down has nothing to offer
+	}
+	p.shutdown(delay)
 	for range accepting {
 		<-served
 	}
@@ -313,17 +355,26 @@ const gcFloor = 32 << 20
 const firstState = 3 * time.Second
 
 // startAccepting serves clients as soon as there is something to serve them
-// by. Without any state they get a 503 after a while, rather than silence.
-func (p *Plane) startAccepting(ctx context.Context, served chan<- error) (listeners int) {
-	wait := time.NewTimer(firstState)
+// by. Without any state they get a 503 after a while, rather than silence; but
+// they are not taken from a predecessor that serves them.
+func (p *Plane) startAccepting(ctx context.Context, served chan<- error) (listeners int, err error) {
+	patience := firstState
+	if p.heir != nil {
+		patience = firstStateOfHeir
+	}
+	wait := time.NewTimer(patience)
 	defer wait.Stop()
 	select {
 	case <-p.apply.first:
 	case <-wait.C:
+		if p.heir != nil {
+			p.closeListeners()
+			return 0, fmt.Errorf("--handover %s: no configuration after %s: etcd does not answer and there is no last good state on disk; the proxy that runs serves on", p.opts.Handover, patience)
+		}
 		p.log.Error().Str("etcd", p.store.Status().LastError).Msg("no configuration: etcd does not answer and there is no last good state on disk")
 	case <-ctx.Done():
 		p.closeListeners()
-		return 0
+		return 0, nil
 	}
 	for i, ln := range p.listeners {
 		go func() { // ends with the server's Shutdown
@@ -347,17 +398,17 @@ func (p *Plane) startAccepting(ctx context.Context, served chan<- error) (listen
 			}
 		}()
 	}
-	return len(p.listeners)
+	return len(p.listeners), nil
 }
 
-func (p *Plane) shutdown() {
+func (p *Plane) shutdown(delay time.Duration) {
 	now := p.opts.Now
 	if now == nil {
 		now = context.Background()
 	}
 	p.proxy.SetDraining(true)
 	select {
-	case <-time.After(p.opts.ShutdownDelay):
+	case <-time.After(delay):
 	case <-now.Done():
 	}
 	grace, cancel := context.WithTimeoutCause(now, p.opts.ShutdownGrace, errors.New("the grace is over"))

@@ -22,6 +22,12 @@ var clients = &http.Client{Transport: &http.Transport{
 	DialContext:         (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
 }}
 
+// strangers take a new connection for each request.
+var strangers = &http.Client{Transport: &http.Transport{
+	DisableKeepAlives: true,
+	DialContext:       (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+}}
+
 // question is one chat message.
 type question struct {
 	token  string
@@ -29,6 +35,7 @@ type question struct {
 	stream bool
 	tokens int // text events of the answer
 	gap    time.Duration
+	fresh  bool // on a connection of its own
 }
 
 // reply is what became of it.
@@ -73,6 +80,10 @@ func (q question) ask(ctx context.Context, proxies ...string) (r reply) {
 	defer func() { r.ended = time.Now() }()
 	var resp *http.Response
 	var err error
+	client := clients
+	if q.fresh {
+		client = strangers
+	}
 	for _, r.proxy = range proxies {
 		req, newErr := http.NewRequestWithContext(ctx, http.MethodPost, r.proxy+"/v1/chat-messages", bytes.NewReader(q.body()))
 		if newErr != nil {
@@ -80,7 +91,7 @@ func (q question) ask(ctx context.Context, proxies ...string) (r reply) {
 		}
 		req.Header.Set("Authorization", "Bearer "+q.token)
 		req.Header.Set("Content-Type", "application/json")
-		if resp, err = clients.Do(req); err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+		if resp, err = client.Do(req); err == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 			break
 		}
 	}

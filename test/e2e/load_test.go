@@ -31,6 +31,7 @@ type traffic struct {
 	streams int             // every so many-th is a stream; 0: none
 	tokens  int
 	gap     time.Duration
+	fresh   bool // each question on a connection of its own
 }
 
 // startLoad runs until stop. The test fails if it is not stopped.
@@ -49,7 +50,7 @@ func startLoad(t testing.TB, tr traffic) *load {
 				return
 			case <-tick.C:
 			}
-			q := question{token: tr.token, user: tr.users[n%len(tr.users)], tokens: tr.tokens, gap: tr.gap}
+			q := question{token: tr.token, user: tr.users[n%len(tr.users)], tokens: tr.tokens, gap: tr.gap, fresh: tr.fresh}
 			// Not n alone: else some users would stream only.
 			q.stream = tr.streams > 0 && (n+n/len(tr.users))%tr.streams == 0
 			proxies := tr.proxies()
