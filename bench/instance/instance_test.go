@@ -116,7 +116,7 @@ func TestServer_OutlivesNonsense(t *testing.T) {
 	req.Header.Set("X", strings.Repeat("x", 100<<10)) // more than a head may have
 	if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
 		resp.Body.Close()
-		t.Error("answered")
+		t.Error("answered", resp.Status)
 	}
 	if resp := post(t, url, strings.NewReader("{}")); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %s", resp.Status)

@@ -119,7 +119,9 @@ func (m *Message) takeHead(b []byte) (int, error) {
 		}
 		return len(b), nil
 	}
-	end += max(0, had-3) + 4
+	if end += max(0, had-3) + 4; end > maxHead {
+		return 0, errors.New("head too long")
+	}
 	m.head = m.head[:end]
 	return end - had, m.parseHead()
 }

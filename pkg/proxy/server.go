@@ -201,10 +201,14 @@ func (s *Server) accept(ln net.Listener, serve func(net.Conn)) error {
 		// The slot comes after the connection: a listener without visitors must
 		// not hold one that the visitors of another need.
 		select {
-		case s.slots <- struct{}{}:
-		case <-s.queue.closed:
-			conn.Close()
-			return nil
+		case s.slots <- struct{}{}: // also while the server closes: it was accepted
+		default:
+			select {
+			case s.slots <- struct{}{}:
+			case <-s.queue.closed:
+				conn.Close()
+				return nil
+			}
 		}
 		s.p.connections.Add(1)
 		serve(conn)
