@@ -40,6 +40,9 @@ func (s *sender) spliceRest() (moved int64, done bool, err error) {
 		if err == nil {
 			err = in.err
 		}
+		if moved == 0 && (err == syscall.EINVAL || err == syscall.ENOSYS) {
+			return 0, false, nil // this kernel does not splice these
+		}
 		if err != nil {
 			return moved, true, s.bodyFault(err)
 		}
