@@ -64,6 +64,15 @@ type describer struct {
 
 var pathParam = regexp.MustCompile(`\{(\w+)\}`)
 
+// pathParams says what each stands for.
+var pathParams = map[string]string{
+	"app":      "the name of the application",
+	"id":       "the id of the token, as the list tells it",
+	"name":     "the name of the instance",
+	"node":     "the id of the node, as the list tells it",
+	"revision": "the revision of the change, as the list tells it",
+}
+
 func (d *describer) operation(e *endpoint) map[string]any {
 	op := map[string]any{"summary": e.summary, "operationId": operationID(e), "responses": d.responses(e)}
 	var params []map[string]any
@@ -72,7 +81,7 @@ func (d *describer) operation(e *endpoint) map[string]any {
 		if m[1] == "revision" {
 			s = schema{"type": "integer", "minimum": 1}
 		}
-		params = append(params, map[string]any{"name": m[1], "in": "path", "required": true, "schema": s})
+		params = append(params, map[string]any{"name": m[1], "in": "path", "required": true, "description": pathParams[m[1]], "schema": s})
 	}
 	for _, p := range e.query {
 		s := schema{"type": p.kind}
@@ -170,9 +179,13 @@ func (d *describer) declarations() {
 	d.schemas["UserTokenDeclaration"] = schema{"anyOf": []any{
 		schema{"type": "string", "minLength": 1, "maxLength": lb.MaxTokenBytes},
 		schema{"type": "object", "additionalProperties": false, "properties": map[string]any{
-			"token": schema{"type": "string"}, "id": schema{"type": "string", "description": "of a stored token"},
-			"sha256": schema{"type": "string", "pattern": "^[0-9a-f]{64}$"}, "label": schema{"type": "string"},
-			"disabled": schema{"type": "boolean"}, "token_hint": schema{"type": "string"}, "created": schema{"type": "string"},
+			"token":      schema{"type": "string", "maxLength": lb.MaxTokenBytes, "description": "the token, visible ASCII"},
+			"id":         schema{"type": "string", "description": "instead of token: a token that is stored, by its id"},
+			"sha256":     schema{"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "instead of token: its hash, as an export with secrets writes it"},
+			"label":      schema{"type": "string", "description": "the operator's name for it; up to 63 letters, digits, spaces and _.:@/-; it stands in the access log and in usage statistics"},
+			"disabled":   schema{"type": "boolean", "description": "answer 401 to it, as if it did not exist"},
+			"token_hint": schema{"type": "string", "readOnly": true, "description": "its last four characters"},
+			"created":    schema{"type": "string", "readOnly": true, "description": "when it was added"},
 		}},
 	}}
 }

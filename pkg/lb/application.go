@@ -58,9 +58,12 @@ type Application struct {
 	UserTokens []UserToken `json:"user_tokens"`
 
 	ConsistentHash ConsistentHash `json:"consistent_hash"`
-	MissingUser    MissingUser    `json:"missing_user"`
-	Timeouts       Timeouts       `json:"timeouts"`
-	Retry          Retry          `json:"retry"`
+	// MissingUser says what happens to a request without a user id: auto sends
+	// calls that need none to any available instance and refuses the rest,
+	// reject refuses all, spread sends all to any available instance.
+	MissingUser MissingUser `json:"missing_user"`
+	Timeouts    Timeouts    `json:"timeouts"`
+	Retry       Retry       `json:"retry"`
 	// MaxBody bounds a request body; a larger one gets 413. 0 means the proxy's --max-body.
 	MaxBody   Size        `json:"max_body"`
 	RateLimit RateLimit   `json:"rate_limit"`
@@ -82,7 +85,9 @@ type Application struct {
 // ConsistentHash says how the ring is built, and when a request leaves its place on it.
 type ConsistentHash struct {
 	// VirtualNodes is the number of points per unit of weight, from 1.
-	VirtualNodes  int           `json:"virtual_nodes"`
+	VirtualNodes int `json:"virtual_nodes"`
+	// HashAlgorithm places virtual nodes and users. crc32, md5 and sha1 place
+	// them as the OpenResty balancer does; xxhash is for new applications.
 	HashAlgorithm HashAlgorithm `json:"hash_algorithm"`
 	// LoadFactor lets a request pass an instance that has, of this proxy's open
 	// requests, more than so many times its share by weight; above 1, such as
@@ -108,7 +113,7 @@ type Retry struct {
 
 // Rate is a token bucket.
 type Rate struct {
-	PerSecond float64 `json:"rate"`
+	PerSecond float64 `json:"rate"`  // requests per second
 	Burst     int     `json:"burst"` // how many may come at once, from 1
 }
 
@@ -122,20 +127,21 @@ type RateLimit struct {
 // request needs: GET /v1/info with the instance's token touches Dify's
 // process, its database and Redis, and that very token.
 type HealthCheck struct {
+	// Type is the kind of probe; none leaves the instance to what its traffic shows.
 	Type               CheckType `json:"type"`
-	Path               string    `json:"path"`
-	SendToken          bool      `json:"send_token"`
-	Interval           Duration  `json:"interval"`
-	Timeout            Duration  `json:"timeout"`
-	HealthyThreshold   int       `json:"healthy_threshold"`
-	UnhealthyThreshold int       `json:"unhealthy_threshold"`
-	ExpectStatus       string    `json:"expect_status"` // "200-299" or "200,204,301-302"
-	ExpectBody         string    `json:"expect_body"`   // text that the body must hold; empty: any
+	Path               string    `json:"path"`                // what an http probe GETs
+	SendToken          bool      `json:"send_token"`          // with the instance's own token; without it a rejected token is not noticed
+	Interval           Duration  `json:"interval"`            // from probe to probe, give or take a tenth
+	Timeout            Duration  `json:"timeout"`             // for the whole probe
+	HealthyThreshold   int       `json:"healthy_threshold"`   // successes in a row until healthy again; the very first success is enough
+	UnhealthyThreshold int       `json:"unhealthy_threshold"` // failures in a row until unhealthy
+	ExpectStatus       string    `json:"expect_status"`       // of a good answer: "200-299" or "200,204,301-302"
+	ExpectBody         string    `json:"expect_body"`         // text that the body must hold; empty: any
 }
 
 // Queue is where requests wait while their instance is at its MaxInFlight.
 type Queue struct {
-	Size    int      `json:"size"`    // 0: nobody waits, the answer is 503 at once
+	Size    int      `json:"size"`    // how many may wait, per instance and proxy; 0: nobody, the answer is 503 at once
 	Timeout Duration `json:"timeout"` // the longest wait
 }
 

@@ -31,8 +31,10 @@ type Instance struct {
 	// Domain: instances of equal, non-empty domain share database, Redis and
 	// storage. Empty: a world of its own.
 	Domain string `json:"domain"`
-	State  State  `json:"state"`
-	// PreserveHost overrides the application's when it is not nil.
+	// State is what the operator wants: active takes requests; draining takes
+	// no new ones, open ones finish; disabled takes nothing and is not probed.
+	State State `json:"state"`
+	// PreserveHost overrides the application's; nil: what that says.
 	PreserveHost *bool `json:"preserve_host,omitempty"`
 	// TLS is for https URLs only; nil: the system's authorities, and the URL's host.
 	TLS *InstanceTLS `json:"tls,omitempty"`
