@@ -58,7 +58,8 @@ bench: build ## the speed table of bench/, against nginx and HAProxy where they 
 gobench: ## the Go benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/...
 
-generate: ## the Go code of proto/ (needs protoc)
+generate: ## docs/reference, and the Go code of proto/ (needs protoc)
+	$(GO) test -count=1 ./test/docs -run '^TestReferences_' -update
 	sh proto/generate.sh
 
 clean: ## remove what was built; data/ stays
