@@ -21,8 +21,7 @@ var (
 	helpSection = regexp.MustCompile(`(?m)^(Usage|Aliases|Examples|Available Commands|Flags|Global Flags):\n`)
 	helpCommand = regexp.MustCompile(`(?m)^  (\S+) +(.*)$`)
 	helpOption  = regexp.MustCompile(`(?m)^ +(?:-(\w), )?--([a-z0-9-]+)(?: (\S+))?(?: {2,}(.*))?$`)
-	// pflag writes what a flag means without a value as [="x"]; one with a
-	// default and a back-quoted name is told without its quotes.
+	// pflag writes what a flag means without a value as [="x"].
 	noValue    = regexp.MustCompile(`\[=.*\]$`)
 	helpSuffix = regexp.MustCompile(` *\(default ([^)]*(?:\([^)]*\))?[^)]*)\)$`)
 )
