@@ -22,7 +22,7 @@ func TestFault_Proxies(t *testing.T) {
 				p := s.proxies[0]
 				p.Kill()
 				killed := time.Now()
-				s.excuse(func(r reply) bool { return r.proxy == p.Name && r.begun.Before(killed) })
+				s.excuse(func(r reply) bool { return r.proxy == p.Name && r.begun.Before(killed.Add(dying)) })
 				s.load.rest(s.t, 2*time.Second)
 				s.mend()
 				p.begin()
