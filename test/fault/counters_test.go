@@ -26,7 +26,9 @@ func TestFault_Counters(t *testing.T) {
 			s.mend()
 			for _, d := range deaths {
 				if d.killed && slices.Contains(s.proxies, d.of) {
-					s.excuse(func(r reply) bool { return r.proxy == d.of.Name && r.begun.Before(d.to.Add(dying)) && r.ended.After(d.from) })
+					s.excuse(func(r reply) bool {
+						return r.proxy == d.of.Name && r.begun.Before(d.to.Add(dying)) && r.ended.After(d.from)
+					})
 				}
 			}
 			s.whole(60 * time.Second)
