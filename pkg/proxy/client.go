@@ -258,8 +258,7 @@ func (c *clientConn) rest() {
 	lim := &c.s.p.opts.Limits
 	if c.x == nil {
 		c.timed = false
-		c.drop()
-		c.r, c.n = 0, 0
+		c.empty()
 		if c.s.closing.Load() {
 			if !c.called {
 				c.lastCall()
@@ -287,6 +286,12 @@ func (c *clientConn) drop() {
 		c.pooled = nil
 	}
 	c.in = nil
+}
+
+// empty is drop where nothing that has come is left.
+func (c *clientConn) empty() {
+	c.drop()
+	c.r, c.n = 0, 0
 }
 
 type parseResult uint8
@@ -326,8 +331,7 @@ func (c *clientConn) parse() parseResult {
 	}
 	x.msg = string(buf[:whole])
 	if c.r += whole; c.r == c.n {
-		c.drop() // an answer may take long
-		c.r, c.n = 0, 0
+		c.empty() // an answer may take long
 	}
 	c.bodyEnd = result == requestWhole
 	c.expects.Store(!c.bodyEnd && x.req.ExpectContinue)
@@ -345,10 +349,6 @@ func (c *clientConn) parse() parseResult {
 	}
 	if x.req.WantsUpgrade {
 		result = requestBegun
-	}
-	if c.r == c.n { // a stream is not to hold what it does not need
-		c.drop()
-		c.r, c.n = 0, 0
 	}
 	return result
 }
@@ -487,8 +487,7 @@ func (c *clientConn) readSome(p []byte, due int64) (int, error) {
 			return 0, errClientGone
 		}
 	}
-	c.drop()
-	c.r, c.n = 0, 0
+	c.empty()
 	b := &c.reading
 	b.c, b.p, b.n, b.err = c, p, 0, nil
 	c.expectAt(due)
@@ -728,8 +727,8 @@ func (c *clientConn) write(p []byte, last bool) error {
 	return c.sendOut()
 }
 
-// endAnswer implements downstream: it is due where neither write nor writeFramed was
-// told of the last data.
+// endAnswer implements downstream: it is due where write was not told of the
+// last data.
 func (c *clientConn) endAnswer(trailer []h1.Field, src []byte) error {
 	if c.answer != h1.BodyChunked {
 		if c.pending {
@@ -741,13 +740,7 @@ func (c *clientConn) endAnswer(trailer []h1.Field, src []byte) error {
 		c.outBuf = getBuffer()
 		c.out.Buf = (*c.outBuf)[:0]
 	}
-	c.out.Buf = append(c.out.Buf, h1.ZeroChunk...)
-	for _, f := range trailer {
-		if f.ID != h1.Underscored {
-			c.out.Copy(f, src)
-		}
-	}
-	c.out.End()
+	endChunks(&c.out, trailer, src)
 	return c.sendOut()
 }
 

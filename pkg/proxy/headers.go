@@ -197,3 +197,23 @@ func (x *exchange) writeAnswerFields(w fieldWriter, resp *h1.Response, src []byt
 		w.Field("X-LB-Node", x.p.opts.NodeID)
 	}
 }
+
+// announceTrailer copies what a head says of the trailer section to come.
+func announceTrailer(w fieldWriter, fields []h1.Field, src []byte) {
+	for _, f := range fields {
+		if f.ID == h1.Trailer {
+			w.Copy(f, src)
+		}
+	}
+}
+
+// endChunks writes the end of a chunked body, with its trailer section.
+func endChunks(h *h1.Head, trailer []h1.Field, src []byte) {
+	h.Buf = append(h.Buf, h1.ZeroChunk...)
+	for _, f := range trailer {
+		if f.ID != h1.Underscored {
+			h.Copy(f, src)
+		}
+	}
+	h.End()
+}

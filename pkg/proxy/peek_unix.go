@@ -12,7 +12,7 @@ import (
 func silentFD(fd int, mayTalk bool) bool {
 	var b [1]byte
 	for {
-		n, _, err := syscall.Recvfrom(fd, b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, err := peek(fd, &b)
 		switch {
 		case err == syscall.EINTR:
 		case err != nil:

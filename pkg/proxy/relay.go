@@ -84,9 +84,7 @@ func (x *exchange) try(i int) (ref *refusal, next int) {
 // request at a time, so what is chosen here is to be tried.
 func (x *exchange) next(i int, reason lb.Reason, status int) int {
 	now := x.tick()
-	if x.attempt.sender != nil {
-		x.attempt.stopSender()
-	}
+	x.attempt.stopSender()
 	if x.line.over() || !x.mayRetry(reason, status, now) || (x.body != nil && !x.body.replayable()) {
 		return none
 	}
@@ -248,9 +246,7 @@ func (a *attempt) giveBack() {
 
 // finish gives back what the attempt holds.
 func (a *attempt) finish() {
-	if a.sender != nil {
-		a.stopSender()
-	}
+	a.stopSender()
 	a.giveBack()
 	a.dropInput()
 	a.endSpan()
@@ -268,9 +264,7 @@ func (a *attempt) dropInput() {
 func (a *attempt) failed() (*refusal, int) {
 	x := a.x
 	if x.body != nil && a.reason != lb.ReasonConnectFailed {
-		if a.sender != nil {
-			a.stopSender()
-		}
+		a.stopSender()
 		if fault := x.body.err; fault != nil { // the client's doing, not the instance's
 			a.reason = fault.reason
 			return x.bodyRefusal(fault), none
@@ -727,9 +721,7 @@ func (a *attempt) endRelay() {
 		return
 	}
 	a.reason = a.failure()
-	if a.sender != nil {
-		a.stopSender()
-	}
+	a.stopSender()
 	if x.body != nil && x.body.err != nil && a.reason != lb.ReasonUpstreamTimeout && !interruption(a.reason) {
 		a.reason = x.body.err.reason // the client broke off sending, so the instance did, too
 	}
@@ -745,11 +737,7 @@ func (a *attempt) answerHead() error {
 	x.writeAnswerFields(w, &a.resp, a.head)
 	kind := a.resp.Body
 	if kind == h1.BodyChunked && a.resp.Has(h1.Trailer) {
-		for i := range a.resp.Fields {
-			if f := &a.resp.Fields[i]; f.ID == h1.Trailer {
-				w.Copy(*f, a.head)
-			}
-		}
+		announceTrailer(w, a.resp.Fields, a.head)
 	}
 	x.begun = true
 	length := a.resp.ContentLength

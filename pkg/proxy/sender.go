@@ -32,11 +32,7 @@ func (a *attempt) writeRequest() bool {
 		length = -1
 	}
 	if trailers {
-		for i := range x.req.Fields {
-			if f := &x.req.Fields[i]; f.ID == h1.Trailer {
-				h.Copy(*f, bytesOf(x.msg))
-			}
-		}
+		announceTrailer(h, x.req.Fields, bytesOf(x.msg))
 	}
 	h.End()
 	if a.err = h.Err; a.err != nil {
@@ -76,7 +72,6 @@ type sender struct {
 	failed  atomic.Bool // for err
 	err     error       // errBody, or errUpstreamTimeout; read it behind failed
 	wrote   bool        // the whole body; read it behind done
-
 }
 
 func (a *attempt) startSender(chunked bool) {
@@ -87,9 +82,13 @@ func (a *attempt) startSender(chunked bool) {
 	go a.sender.run() // ended by stopSender at the latest
 }
 
-// stopSender ends the sender and waits for it. The body is the exchange's again.
+// stopSender ends the sender, if there is one, and waits for it. The body is
+// the exchange's again.
 func (a *attempt) stopSender() {
 	s := a.sender
+	if s == nil {
+		return
+	}
 	a.sender = nil
 	if !s.over.Load() {
 		a.x.down.stopReading(true)
@@ -183,14 +182,9 @@ func frame(buf []byte, at, n int) []byte {
 
 // carryEnd writes the end of a chunked body.
 func (s *sender) carryEnd(buf []byte) error {
-	h := h1.Head{Buf: append(buf, h1.ZeroChunk...)}
+	h := h1.Head{Buf: buf}
 	fields, src := s.a.x.down.trailer()
-	for _, f := range fields {
-		if f.ID != h1.Underscored {
-			h.Copy(f, src)
-		}
-	}
-	h.End()
+	endChunks(&h, fields, src)
 	_, err := s.a.conn.write(h.Buf, s.a.send)
 	return err
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -66,6 +67,9 @@ type waiter interface {
 	// woken is called after an interruption. An error ends the wait.
 	woken() error
 }
+
+// errDeadline is what an interrupted wait returns.
+var errDeadline = os.ErrDeadlineExceeded
 
 // errAgain says that there is nothing to read, or no room to write, now.
 var errAgain = errors.New("not now")
@@ -272,6 +276,20 @@ func (w *wire) fire() {
 		return
 	}
 	w.owner.alarm()
+}
+
+// silent reports whether an idle connection is as it should be: open, with
+// nothing to read.
+func (w *wire) silent() bool {
+	switch {
+	case w.hup.Load():
+		return false
+	case w.raw != nil:
+		return silentFD(w.fd, false)
+	case w.conn != w.tcp:
+		return w.silentTLS()
+	}
+	return silentConn(w.tcp, false)
 }
 
 // silentTLS is silent behind TLS, where what was read along with the last

@@ -4,13 +4,9 @@ package proxy
 
 import (
 	"io"
-	"os"
 	"syscall"
 	"unsafe"
 )
-
-// errDeadline is what an interrupted wait returns.
-var errDeadline = os.ErrDeadlineExceeded
 
 // initRaw finds out what system calls need.
 func (w *wire) initRaw() {
@@ -69,29 +65,4 @@ func (w *wire) writeRaw(p []byte) (int, error) {
 		}
 	}
 	return done, nil
-}
-
-// silent reports whether an idle connection is as it should be: open, with
-// nothing to read.
-func (w *wire) silent() bool {
-	switch {
-	case w.hup.Load():
-		return false
-	case w.raw != nil:
-		return silentRaw(w.fd)
-	case w.conn != w.tcp:
-		return w.silentTLS()
-	}
-	return silentConn(w.tcp, false)
-}
-
-// silentRaw is silentFD for a descriptor at hand.
-func silentRaw(fd int) bool {
-	var b [1]byte
-	for {
-		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
-		if errno != syscall.EINTR {
-			return errno == syscall.EAGAIN
-		}
-	}
 }
