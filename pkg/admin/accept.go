@@ -36,14 +36,8 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 		return err
 	}
 	var body AcceptRequest
-	if r.ContentLength != 0 {
-		data, err := readBody(w, r, maxBodyBytes, "application/json", "application/x-www-form-urlencoded")
-		if err != nil {
-			return err
-		}
-		if err := decodeJSON(data, &body); err != nil {
-			return err
-		}
+	if err := decodeOptional(w, r, &body); err != nil {
+		return err
 	}
 	if body.Revision != 0 && body.Epoch == "" {
 		return lb.Faults{{Path: "refused_epoch", Message: "goes with refused_revision: give both, as GET /nodes shows them, or none"}}

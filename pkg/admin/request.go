@@ -265,3 +265,16 @@ func declaredPage[T any](q *query, items []T, key func(T) string) List[T] {
 	}
 	return out
 }
+
+// decodeOptional is readBody and decodeJSON for a call that may come without a
+// body: into stays as it is then.
+func decodeOptional(w http.ResponseWriter, r *http.Request, into any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	data, err := readBody(w, r, maxBodyBytes, "application/json", "application/x-www-form-urlencoded")
+	if err != nil {
+		return err
+	}
+	return decodeJSON(data, into)
+}

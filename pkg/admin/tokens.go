@@ -36,14 +36,8 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request, q *query) e
 		return err
 	}
 	var body tokenBody
-	if r.ContentLength != 0 {
-		data, err := readBody(w, r, maxBodyBytes, "application/json", "application/x-www-form-urlencoded")
-		if err != nil {
-			return err
-		}
-		if err := decodeJSON(data, &body); err != nil {
-			return err
-		}
+	if err := decodeOptional(w, r, &body); err != nil {
+		return err
 	}
 	token, made := lb.Secret(body.Token), body.Token == ""
 	if made {
