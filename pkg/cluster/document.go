@@ -102,7 +102,7 @@ func (d *document) take(u *pb.StatusUpdate, own *stats.Registry) {
 
 // own returns an application as this proxy can tell it alone: the last known
 // cluster figures plus what it has counted since.
-func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, ejected map[stats.Key]time.Time, started time.Time) *ApplicationStatus {
+func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, ejected map[stats.Key]time.Time, node string, started time.Time) *ApplicationStatus {
 	known := d.apps[app.Name]
 	if known == nil {
 		known = &shownApp{cluster: &ApplicationStatus{}}
@@ -132,6 +132,9 @@ func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, e
 		out.Since = started
 		if !verdict.Since.IsZero() {
 			out.Since = verdict.Since
+		}
+		if isEjected {
+			out.EjectedBy = []string{node}
 		}
 		if out.Status == StatusEjected {
 			out.Since = ejectedSince

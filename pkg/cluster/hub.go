@@ -62,6 +62,8 @@ type Hub struct {
 	stale           map[string]bool  // applications whose view is not up to date
 	words           map[stats.Key]word
 	version         uint64        // of the newest view
+	began           time.Time     // immutable after NewHub; when slot 0 began
+	moved           int64         // slot of the last refresh
 	header          header        // as of the last refresh
 	unsent          bool          // something changed since the last publish
 	changed         chan struct{} // closed by publish
@@ -109,6 +111,7 @@ func NewHub(opts HubOptions) *Hub {
 		words:           make(map[stats.Key]word),
 		changed:         make(chan struct{}),
 		receiptsChanged: make(chan struct{}),
+		began:           opts.Now(),
 	}
 	h.ledger = newLedger(func(app string) { h.stale[app] = true }, h.shareDirtied)
 	return h
@@ -317,6 +320,10 @@ func (h *Hub) refresh(now time.Time) {
 			h.setEjections(b, nil)
 		}
 	}
+	if slot := h.slot(now); slot != h.moved {
+		h.moved = slot
+		h.ledger.move(slot)
+	}
 	changed := false
 	for name := range h.stale {
 		if app := h.snapshot.Application(name); app != nil {
@@ -391,9 +398,11 @@ func (h *Hub) view(app *lb.Application, now time.Time) *view {
 		TotalRequests: total.Requests, Errors: total.Errors, Active: max(total.Active, 0), Usage: usageStatus(&total.Usage),
 		Instances: make(map[string]*InstanceStatus, len(app.Instances)),
 	}
+	var recent stats.Totals
 	for i := range app.Instances {
-		a.Instances[app.Instances[i].Name] = h.instance(app.Name, &app.Instances[i], now)
+		a.Instances[app.Instances[i].Name] = h.instance(app.Name, &app.Instances[i], &recent, now)
 	}
+	a.LatencyRecent, a.FirstByteRecent = latencyOf(&recent.Latency), firstByteOf(&recent.FirstByte)
 	old := h.views[app.Name]
 	if old == nil {
 		old = &view{status: &ApplicationStatus{}}
@@ -408,16 +417,29 @@ func (h *Hub) view(app *lb.Application, now time.Time) *view {
 	return &view{status: a, wire: applicationToWire(app.Name, a), labels: labels, version: h.version}
 }
 
-func (h *Hub) instance(app string, in *lb.Instance, now time.Time) *InstanceStatus {
+// instance adds the histograms of the last minute to recent.
+func (h *Hub) instance(app string, in *lb.Instance, recent *stats.Totals, now time.Time) *InstanceStatus {
 	key := stats.Key{App: app, Instance: in.Name}
 	var t stats.Totals
 	h.ledger.sum(key, &t)
 	s := &InstanceStatus{State: in.State}
 	s.fill(&t)
+	if e := h.ledger.entries[key]; e != nil {
+		var latency, firstByte stats.Histogram
+		if e.latency.AddTo(h.slot(now), &latency) {
+			s.LatencyRecent = latencyOf(&latency)
+			recent.Latency.Add(&latency)
+		}
+		if e.firstByte.AddTo(h.slot(now), &firstByte) {
+			s.FirstByteRecent = firstByteOf(&firstByte)
+			recent.FirstByte.Add(&firstByte)
+		}
+	}
 
 	verdict := h.snapshot.HealthOf(app, in.Name)
-	ejected, ejectedSince := h.ejected(key)
-	s.Status = lb.StatusWord(in.State, ejected, verdict.Health)
+	var ejectedSince time.Time
+	s.EjectedBy, ejectedSince = h.ejected(key)
+	s.Status = lb.StatusWord(in.State, len(s.EjectedBy) > 0, verdict.Health)
 	w, known := h.words[key]
 	if !known || w.status != s.Status {
 		w = word{status: s.Status, since: now}
@@ -433,17 +455,23 @@ func (h *Hub) instance(app string, in *lb.Instance, now time.Time) *InstanceStat
 	return s
 }
 
-// ejected reports whether some proxy has ejected the instance, and since when.
-func (h *Hub) ejected(key stats.Key) (bool, time.Time) {
-	var first time.Time
-	found := false
+// ejected returns the proxies that have ejected the instance, sorted, and since
+// when the first of them has.
+func (h *Hub) ejected(key stats.Key) (by []string, first time.Time) {
 	for b := range h.ejecting {
-		if since, ok := b.ejections[key]; ok && (!found || since.Before(first)) {
-			first, found = since, true
+		if since, ok := b.ejections[key]; ok {
+			if by == nil || since.Before(first) {
+				first = since
+			}
+			by = append(by, b.node)
 		}
 	}
-	return found, first
+	slices.Sort(by)
+	return slices.Compact(by), first // a proxy that was restarted is there twice for a while
 }
+
+// slot is the number of the slot of the last minute's figures that time is in.
+func (h *Hub) slot(now time.Time) int64 { return max(0, int64(now.Sub(h.began)/stats.WindowSlot)) }
 
 func (h *Hub) setEjections(b *boot, next map[stats.Key]time.Time) {
 	for key := range b.ejections {

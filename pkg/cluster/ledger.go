@@ -41,6 +41,8 @@ type entry struct {
 	key        stats.Key
 	shares     []*share // one per node
 	lastAnswer time.Time
+	latency    stats.Window // of the last minute
+	firstByte  stats.Window
 }
 
 // share is one node's part of a series:
@@ -74,6 +76,7 @@ type ledger struct {
 	boots   map[bootKey]*boot
 	entries map[stats.Key]*entry
 	labels  map[string][]string // of the entries that are a label's, by application
+	recent  map[*entry]struct{} // those whose windows may hold something
 	// touched is called with the application of every series that changed.
 	touched func(app string)
 	// dirtied is called with every share that has become dirty.
@@ -81,7 +84,7 @@ type ledger struct {
 }
 
 func newLedger(touched func(string), dirtied func(*share)) *ledger {
-	return &ledger{boots: make(map[bootKey]*boot), entries: make(map[stats.Key]*entry), labels: make(map[string][]string), touched: touched, dirtied: dirtied}
+	return &ledger{boots: make(map[bootKey]*boot), entries: make(map[stats.Key]*entry), labels: make(map[string][]string), recent: make(map[*entry]struct{}), touched: touched, dirtied: dirtied}
 }
 
 func (l *ledger) boot(key bootKey, now time.Time) *boot {
@@ -126,8 +129,12 @@ func (s *share) of(b *boot) *bootShare {
 	return nil
 }
 
-// report takes one series of a boot's report.
-func (l *ledger) report(b *boot, seq uint64, in *stats.Series, now time.Time) {
+// noSlot is the slot of figures of which it is not known when they came.
+const noSlot = -1
+
+// report takes one series of a boot's report. What came since the one before
+// counts in the slot of the entry's windows.
+func (l *ledger) report(b *boot, seq uint64, in *stats.Series, slot int64, now time.Time) {
 	if b.closing {
 		return
 	}
@@ -144,6 +151,11 @@ func (l *ledger) report(b *boot, seq uint64, in *stats.Series, now time.Time) {
 	}
 	if answered(&bs.totals, &in.Totals) && (!first || b.whole) {
 		e.lastAnswer = now
+	}
+	if slot != noSlot && len(in.Latency.Counts) > 0 {
+		e.latency.Add(slot, &bs.totals.Latency, &in.Latency)
+		e.firstByte.Add(slot, &bs.totals.FirstByte, &in.FirstByte)
+		l.recent[e] = struct{}{}
 	}
 	bs.totals.Max(&in.Totals)
 	if seq >= bs.seq {
@@ -197,6 +209,17 @@ func (l *ledger) sum(key stats.Key, into *stats.Totals) {
 			if !s.boots[i].boot.counted {
 				into.Active, into.Streams = active, streams
 			}
+		}
+	}
+}
+
+// move marks the applications whose figures of the last minute change because
+// it is over for some of them.
+func (l *ledger) move(slot int64) {
+	for e := range l.recent {
+		l.touched(e.key.App)
+		if e.latency.Expire(slot) && e.firstByte.Expire(slot) {
+			delete(l.recent, e)
 		}
 	}
 }

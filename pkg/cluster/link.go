@@ -666,6 +666,6 @@ func (l *Link) ownStatus(s *Status) {
 		ejected[stats.Key{App: e.App, Instance: e.Instance}] = e.Since
 	}
 	for _, app := range l.snapshot.Applications {
-		s.Applications[app.Name] = l.doc.own(app, l.snapshot, l.opts.Registry, ejected, l.opts.Node.Started)
+		s.Applications[app.Name] = l.doc.own(app, l.snapshot, l.opts.Registry, ejected, l.opts.Node.ID, l.opts.Node.Started)
 	}
 }

@@ -443,8 +443,122 @@ func TestLink_ReceiptAndEjectionsArriveAtOnce(t *testing.T) {
 	if got := word().Since; !got.Equal(time.Unix(1_700_000_000, 0)) {
 		t.Errorf("ejected since %v", got)
 	}
+	if got := word().EjectedBy; !slices.Equal(got, []string{"proxy1"}) {
+		t.Errorf("ejected by %q", got)
+	}
 	p.SetEjections(nil)
-	eventually(t, "not ejected", func() bool { return word().Status == StatusUnknown })
+	eventually(t, "not ejected", func() bool { return word().Status == StatusUnknown && word().EjectedBy == nil })
+}
+
+// TestHub_SaysWhichProxiesEject has two proxies eject, one restart, and one go
+// silent: the list names, once each, those that eject now. All nodes show the same.
+func TestHub_SaysWhichProxiesEject(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	app := lb.NewApplication("shop")
+	app.Instances = []lb.Instance{{Name: "dify1", State: lb.Draining}}
+	h := NewHub(HubOptions{NodeID: "a", Log: zerolog.Nop(), Now: func() time.Time { return now }})
+	h.SetSnapshot(&lb.Snapshot{Applications: []*lb.Application{app}, Nodes: []lb.Node{
+		{ID: "p2", BootID: "2b", Role: lb.RoleProxy}, {ID: "p1", BootID: "1a", Role: lb.RoleProxy},
+	}})
+	eject := func(node, boot string, seq uint64) {
+		h.report(h.open(&pb.Hello{Node: node, BootId: boot}), &pb.Report{Seq: seq, Full: true, Ejections: &pb.Ejections{
+			Ejections: []*pb.Ejection{{App: "shop", Instance: "dify1", SinceUnixMilli: now.UnixMilli()}},
+		}})
+	}
+	by := func() []string { return h.Status().Applications["shop"].Instances["dify1"].EjectedBy }
+	eject("p2", "2a", 1)
+	eject("p2", "2b", 1)
+	now = now.Add(freshFor / 2)
+	eject("p1", "1a", 1)
+	if got := by(); !slices.Equal(got, []string{"p1", "p2"}) {
+		t.Errorf("ejected by %q", got)
+	}
+	in := h.Status().Applications["shop"].Instances["dify1"]
+	back := applicationFromWire(applicationToWire("shop", h.Status().Applications["shop"])).Instances["dify1"]
+	if in.Status != StatusDraining || !slices.Equal(back.EjectedBy, in.EjectedBy) {
+		t.Errorf("%q, and over the wire %q", in.Status, back.EjectedBy)
+	}
+	now = now.Add(freshFor/2 + time.Millisecond)
+	if got := by(); !slices.Equal(got, []string{"p1"}) {
+		t.Errorf("while p2 is silent: ejected by %q", got)
+	}
+}
+
+// TestHub_RecentLatencyIsOfTheLastMinute: of two proxies' attempts those of the
+// last minute count together, those before a proxy was linked do not, and a
+// minute without any ends it.
+func TestHub_RecentLatencyIsOfTheLastMinute(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	app := lb.NewApplication("shop")
+	for _, name := range []string{"dify1", "dify2"} {
+		app.Instances = append(app.Instances, lb.Instance{Name: name, State: lb.Active})
+	}
+	h := NewHub(HubOptions{NodeID: "a", Log: zerolog.Nop(), Now: func() time.Time { return now }})
+	h.SetSnapshot(&lb.Snapshot{Applications: []*lb.Application{app}})
+	type proxy struct {
+		*boot
+		*stats.Registry
+		generation, seq uint64
+	}
+	proxies := make(map[string]*proxy)
+	report := func(node, instance string, n int, latency, firstByte time.Duration) {
+		p := proxies[node]
+		if p == nil {
+			p = &proxy{boot: h.open(&pb.Hello{Node: node, BootId: "b"}), Registry: stats.NewRegistry(1)}
+			proxies[node] = p
+		}
+		in := p.App("shop").Instance(instance)
+		for range n {
+			in.Begin(0)
+			in.End(0, stats.Sample{Latency: latency, FirstByte: firstByte})
+		}
+		var series []stats.Series
+		series, p.generation = p.Collect(p.generation)
+		p.seq++
+		h.report(p.boot, &pb.Report{Seq: p.seq, Full: p.seq == 1, Series: seriesToWire(series)})
+	}
+	near := func(what string, got float64, want time.Duration) {
+		t.Helper()
+		if ms := float64(want) / 1e6; got < ms*0.93 || got > ms*1.07 {
+			t.Errorf("%s: %v ms, want %v", what, got, want)
+		}
+	}
+	shown := func() *ApplicationStatus { return h.Status().Applications["shop"] }
+
+	report("p1", "dify1", 1000, time.Second, time.Second) // before it was linked
+	report("p2", "dify2", 1, 0, 0)
+	if a := shown(); a.LatencyRecent != (LatencyQuantiles{}) || a.Instances["dify1"].LatencyRecent != (LatencyQuantiles{}) {
+		t.Errorf("from before the link: %+v", a.LatencyRecent)
+	}
+	report("p1", "dify1", 98, 10*time.Millisecond, 5*time.Millisecond)
+	report("p2", "dify1", 2, 3*time.Second, time.Second)
+	report("p2", "dify2", 300, 100*time.Millisecond, 50*time.Millisecond)
+	a := shown()
+	near("dify1 p50", a.Instances["dify1"].LatencyRecent.P50, 10*time.Millisecond)
+	near("dify1 p90", a.Instances["dify1"].LatencyRecent.P90, 10*time.Millisecond)
+	near("dify1 p99", a.Instances["dify1"].LatencyRecent.P99, 3*time.Second) // no mean of p99s says that
+	near("dify1 first byte", a.Instances["dify1"].FirstByteRecent.P50, 5*time.Millisecond)
+	near("dify2 p99", a.Instances["dify2"].LatencyRecent.P99, 100*time.Millisecond)
+	near("p50 of the application", a.LatencyRecent.P50, 100*time.Millisecond)
+	near("first byte p99 of the application", a.FirstByteRecent.P99, 50*time.Millisecond)
+	near("dify1 p50 of all time", a.Instances["dify1"].Latency.P50, time.Second)
+	if back := applicationFromWire(applicationToWire("shop", a)); back.LatencyRecent != a.LatencyRecent || back.FirstByteRecent != a.FirstByteRecent ||
+		back.Instances["dify1"].LatencyRecent != a.Instances["dify1"].LatencyRecent || back.Instances["dify1"].FirstByteRecent != a.Instances["dify1"].FirstByteRecent {
+		t.Errorf("over the wire %+v became %+v", a, back)
+	}
+
+	now = now.Add(30 * time.Second)
+	report("p1", "dify1", 100, 20*time.Millisecond, 5*time.Millisecond)
+	near("both halves", shown().Instances["dify1"].LatencyRecent.P90, 20*time.Millisecond)
+	now = now.Add(31 * time.Second)
+	near("the first half is over", shown().Instances["dify1"].LatencyRecent.P50, 20*time.Millisecond)
+	if got := shown().Instances["dify2"].LatencyRecent; got != (LatencyQuantiles{}) {
+		t.Errorf("a minute later: %+v", got)
+	}
+	now = now.Add(30 * time.Second)
+	if a := shown(); a.LatencyRecent != (LatencyQuantiles{}) || a.FirstByteRecent != (FirstByteQuantiles{}) || len(h.ledger.recent) > 0 {
+		t.Errorf("in the end: %+v, and %d series are kept an eye on", a.LatencyRecent, len(h.ledger.recent))
+	}
 }
 
 func TestHub_WaitReceiptsNamesWhoLags(t *testing.T) {
@@ -666,15 +780,18 @@ func TestStatus_JSONIsTheContracts(t *testing.T) {
 			"dify1": {
 				Requests: 334, Errors: 1, Active: 4, Streams: 3, Status: "healthy", State: lb.Active,
 				Latency: LatencyQuantiles{P50: 41.2, P90: 80, P99: 130.5}, FirstByte: FirstByteQuantiles{P50: 20.1, P99: 61},
-				BytesIn: 123, BytesOut: 456, Since: at.Add(-time.Hour),
+				BytesIn: 123, BytesOut: 456, Since: at.Add(-time.Hour), EjectedBy: []string{"p1", "p2"},
+				LatencyRecent: LatencyQuantiles{P50: 30, P99: 40.5}, FirstByteRecent: FirstByteQuantiles{P50: 7, P99: 9},
 			},
-		}}},
+		}, LatencyRecent: LatencyQuantiles{P50: 30, P90: 35, P99: 0.5}, FirstByteRecent: FirstByteQuantiles{P50: 8, P99: 9}}},
 	}
 	const want = `{"status":"running","timestamp":"2024-01-01T12:00:00Z","revision":4711,"complete":true,` +
 		`"nodes":{"proxies":2,"admins":1,"reporting":2},"applications":{"customer_service":{"total_requests":1000,"errors":3,"active":12,` +
 		`"instances":{"dify1":{"requests":334,"errors":1,"retries":0,"active":4,"streams":3,"status":"healthy","state":"active",` +
 		`"latency_ms":{"p50":41.2,"p90":80,"p99":130.5},"first_byte_ms":{"p50":20.1,"p99":61},` +
-		`"bytes_in":123,"bytes_out":456,"last_error":null,"since":"2024-01-01T11:00:00Z"}}}}}`
+		`"bytes_in":123,"bytes_out":456,"last_error":null,"since":"2024-01-01T11:00:00Z",` +
+		`"latency_recent":{"p50":30,"p90":0,"p99":40.5},"first_byte_recent":{"p50":7,"p99":9},"ejected_by":["p1","p2"]}},` +
+		`"latency_recent":{"p50":30,"p90":35,"p99":0.5},"first_byte_recent":{"p50":8,"p99":9}}}}`
 	got, err := json.Marshal(s)
 	if err != nil || string(got) != want {
 		t.Errorf("%s, %v\nwant\n%s", got, err, want)

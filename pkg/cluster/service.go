@@ -220,8 +220,14 @@ func (h *Hub) report(b *boot, r *pb.Report) {
 	now := h.now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	slot := h.slot(now)
+	if r.GetFull() {
+		// Of what a proxy has counted before it was linked, or while it was
+		// not, nobody knows when. Other reports come each second.
+		slot = noSlot
+	}
 	for i := range series {
-		h.ledger.report(b, r.GetSeq(), &series[i], now)
+		h.ledger.report(b, r.GetSeq(), &series[i], slot, now)
 	}
 	if r.GetSeq() >= b.seq {
 		b.seq = r.GetSeq()

@@ -53,7 +53,11 @@ type ApplicationStatus struct {
 	Errors        uint64                     `json:"errors"` // ended for a Reason that IsError
 	Active        int64                      `json:"active"`
 	Instances     map[string]*InstanceStatus `json:"instances"`
-	Usage         *UsageStatus               `json:"usage,omitempty"` // nil: none
+	// LatencyRecent and FirstByteRecent cover the attempts on all instances
+	// that ended within the last 60 s; 0 means none.
+	LatencyRecent   LatencyQuantiles   `json:"latency_recent"`
+	FirstByteRecent FirstByteQuantiles `json:"first_byte_recent"`
+	Usage           *UsageStatus       `json:"usage,omitempty"` // nil: none
 	// TokenLabels are the user tokens by label; those without one are not listed; empty
 	// while there is no Usage. A label stays when its tokens are removed.
 	TokenLabels map[string]*LabelStatus `json:"token_labels,omitempty"`
@@ -75,8 +79,15 @@ type InstanceStatus struct {
 	BytesOut  uint64             `json:"bytes_out"`
 	LastError *LastError         `json:"last_error"` // nil: none yet
 	// Since is when Status became what it is, as far as is known; whole seconds, UTC.
-	Since time.Time    `json:"since"`
-	Usage *UsageStatus `json:"usage,omitempty"` // nil: none
+	Since time.Time `json:"since"`
+	// LatencyRecent and FirstByteRecent cover the attempts that ended within
+	// the last 60 s; 0 means none, and on a proxy that no lb-admin answers not known.
+	LatencyRecent   LatencyQuantiles   `json:"latency_recent"`
+	FirstByteRecent FirstByteQuantiles `json:"first_byte_recent"`
+	// EjectedBy are the ids of the proxies that eject it now, sorted, whatever
+	// Status says; empty: none does.
+	EjectedBy []string     `json:"ejected_by,omitempty"`
+	Usage     *UsageStatus `json:"usage,omitempty"` // nil: none
 }
 
 // LatencyQuantiles are milliseconds.
@@ -111,11 +122,19 @@ func (in *InstanceStatus) fill(t *stats.Totals) {
 }
 
 func (in *InstanceStatus) setQuantiles(t *stats.Totals) {
+	in.Latency, in.FirstByte = latencyOf(&t.Latency), firstByteOf(&t.FirstByte)
+}
+
+func latencyOf(h *stats.Histogram) LatencyQuantiles {
 	var ds [3]time.Duration
-	q := t.Latency.Quantiles(ds[:0], 0.5, 0.9, 0.99)
-	in.Latency = LatencyQuantiles{P50: millis(q[0]), P90: millis(q[1]), P99: millis(q[2])}
-	q = t.FirstByte.Quantiles(ds[:0], 0.5, 0.99)
-	in.FirstByte = FirstByteQuantiles{P50: millis(q[0]), P99: millis(q[1])}
+	q := h.Quantiles(ds[:0], 0.5, 0.9, 0.99)
+	return LatencyQuantiles{P50: millis(q[0]), P90: millis(q[1]), P99: millis(q[2])}
+}
+
+func firstByteOf(h *stats.Histogram) FirstByteQuantiles {
+	var ds [2]time.Duration
+	q := h.Quantiles(ds[:0], 0.5, 0.99)
+	return FirstByteQuantiles{P50: millis(q[0]), P99: millis(q[1])}
 }
 
 // millis keeps what the width of a bucket leaves of a duration: three digits.
@@ -231,6 +250,8 @@ func (a *ApplicationStatus) appendJSON(b []byte) []byte {
 		b = a.Instances[name].appendJSON(b)
 	}
 	b = append(b, '}')
+	b = appendLatency(b, `,"latency_recent":`, a.LatencyRecent)
+	b = appendFirstByte(b, `,"first_byte_recent":`, a.FirstByteRecent)
 	b = appendUsage(b, a.Usage)
 	b = appendLabels(b, a.TokenLabels)
 	return append(b, '}')
@@ -254,17 +275,9 @@ func (in *InstanceStatus) appendJSON(b []byte) []byte {
 	b = appendString(b, in.Status)
 	b = append(b, `,"state":`...)
 	b = appendString(b, string(in.State))
-	b = append(b, `,"latency_ms":{"p50":`...)
-	b = appendFloat(b, in.Latency.P50)
-	b = append(b, `,"p90":`...)
-	b = appendFloat(b, in.Latency.P90)
-	b = append(b, `,"p99":`...)
-	b = appendFloat(b, in.Latency.P99)
-	b = append(b, `},"first_byte_ms":{"p50":`...)
-	b = appendFloat(b, in.FirstByte.P50)
-	b = append(b, `,"p99":`...)
-	b = appendFloat(b, in.FirstByte.P99)
-	b = append(b, `},"bytes_in":`...)
+	b = appendLatency(b, `,"latency_ms":`, in.Latency)
+	b = appendFirstByte(b, `,"first_byte_ms":`, in.FirstByte)
+	b = append(b, `,"bytes_in":`...)
 	b = strconv.AppendUint(b, in.BytesIn, 10)
 	b = append(b, `,"bytes_out":`...)
 	b = strconv.AppendUint(b, in.BytesOut, 10)
@@ -279,7 +292,37 @@ func (in *InstanceStatus) appendJSON(b []byte) []byte {
 	}
 	b = append(b, `,"since":`...)
 	b = appendTime(b, in.Since)
+	b = appendLatency(b, `,"latency_recent":`, in.LatencyRecent)
+	b = appendFirstByte(b, `,"first_byte_recent":`, in.FirstByteRecent)
+	for i, node := range in.EjectedBy {
+		if i == 0 {
+			b = append(b, `,"ejected_by":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		if b = appendString(b, node); i == len(in.EjectedBy)-1 {
+			b = append(b, ']')
+		}
+	}
 	b = appendUsage(b, in.Usage)
+	return append(b, '}')
+}
+
+func appendLatency(b []byte, key string, q LatencyQuantiles) []byte {
+	b = append(append(b, key...), `{"p50":`...)
+	b = appendFloat(b, q.P50)
+	b = append(b, `,"p90":`...)
+	b = appendFloat(b, q.P90)
+	b = append(b, `,"p99":`...)
+	b = appendFloat(b, q.P99)
+	return append(b, '}')
+}
+
+func appendFirstByte(b []byte, key string, q FirstByteQuantiles) []byte {
+	b = append(append(b, key...), `{"p50":`...)
+	b = appendFloat(b, q.P50)
+	b = append(b, `,"p99":`...)
+	b = appendFloat(b, q.P99)
 	return append(b, '}')
 }
 

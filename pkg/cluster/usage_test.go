@@ -175,7 +175,7 @@ func TestDocument_AloneOrNotNothingFallsOrExceedsTheTruth(t *testing.T) {
 				}
 			case 5:
 				for _, app := range m.apps {
-					m.doc.own(app, m.snapshot(), r, nil, m.clock)
+					m.doc.own(app, m.snapshot(), r, nil, "p1", m.clock)
 				}
 			}
 			shown := make(map[string]*ApplicationStatus)
@@ -198,7 +198,7 @@ func TestDocument_AloneOrNotNothingFallsOrExceedsTheTruth(t *testing.T) {
 			for _, app := range m.apps {
 				a := m.doc.apps[app.Name].shown
 				if alone == 1 {
-					a = m.doc.own(app, m.snapshot(), r, nil, m.clock)
+					a = m.doc.own(app, m.snapshot(), r, nil, "p1", m.clock)
 				}
 				for key, want := range m.truth() {
 					if key.App != app.Name || a.Usage == nil {
@@ -411,7 +411,7 @@ func TestDocument_LabelsGoOnFromWhatWasToldLast(t *testing.T) {
 	// The application changes, the label does not.
 	d.take(&pb.StatusUpdate{Applications: []*pb.ApplicationStatus{{Name: "shop", TotalRequests: 1, Usage: &pb.Usage{TotalTokens: 10}}}}, r)
 	l.answered("dify1", "web", dollars(3, 1))
-	a := d.own(lb.NewApplication("shop"), &lb.Snapshot{}, r, nil, time.Time{})
+	a := d.own(lb.NewApplication("shop"), &lb.Snapshot{}, r, nil, "p1", time.Time{})
 	if web := a.TokenLabels["web"]; web.Requests != 6 || web.Usage.TotalTokens != 13 {
 		t.Errorf("%+v, %+v", web, web.Usage)
 	}

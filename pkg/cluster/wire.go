@@ -81,22 +81,20 @@ func histogramFromWire(w *pb.Histogram) stats.Histogram {
 func applicationToWire(name string, a *ApplicationStatus) *pb.ApplicationStatus {
 	w := &pb.ApplicationStatus{
 		Name: name, TotalRequests: a.TotalRequests, Errors: a.Errors, Active: a.Active,
-		Instances: make([]*pb.InstanceStatus, 0, len(a.Instances)),
-		Usage:     usageStatusToWire(a.Usage),
+		Instances:     make([]*pb.InstanceStatus, 0, len(a.Instances)),
+		Usage:         usageStatusToWire(a.Usage),
+		LatencyRecent: a.LatencyRecent.toWire(), FirstByteRecent: a.FirstByteRecent.toWire(),
 	}
 	for n, in := range a.Instances {
 		i := &pb.InstanceStatus{
 			Name: n, Requests: in.Requests, Errors: in.Errors, Retries: in.Retries,
 			Active: in.Active, Streams: in.Streams, Status: in.Status, State: string(in.State),
 			BytesIn: in.BytesIn, BytesOut: in.BytesOut, SinceUnixMilli: in.Since.UnixMilli(),
-			Usage: usageStatusToWire(in.Usage),
+			EjectedBy: in.EjectedBy,
+			Usage:     usageStatusToWire(in.Usage),
 		}
-		if in.Latency != (LatencyQuantiles{}) {
-			i.LatencyMs = []float64{in.Latency.P50, in.Latency.P90, in.Latency.P99}
-		}
-		if in.FirstByte != (FirstByteQuantiles{}) {
-			i.FirstByteMs = []float64{in.FirstByte.P50, in.FirstByte.P99}
-		}
+		i.LatencyMs, i.FirstByteMs = in.Latency.toWire(), in.FirstByte.toWire()
+		i.LatencyRecent, i.FirstByteRecent = in.LatencyRecent.toWire(), in.FirstByteRecent.toWire()
 		if in.LastError != nil {
 			i.LastError = &pb.LastError{Reason: in.LastError.Reason, UnixMilli: in.LastError.Time.UnixMilli()}
 		}
@@ -108,8 +106,9 @@ func applicationToWire(name string, a *ApplicationStatus) *pb.ApplicationStatus 
 func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 	a := &ApplicationStatus{
 		TotalRequests: w.GetTotalRequests(), Errors: w.GetErrors(), Active: w.GetActive(),
-		Instances: make(map[string]*InstanceStatus, len(w.GetInstances())),
-		Usage:     usageStatusFromWire(w.GetUsage()),
+		Instances:     make(map[string]*InstanceStatus, len(w.GetInstances())),
+		Usage:         usageStatusFromWire(w.GetUsage()),
+		LatencyRecent: latencyFromWire(w.GetLatencyRecent()), FirstByteRecent: firstByteFromWire(w.GetFirstByteRecent()),
 	}
 	for _, i := range w.GetInstances() {
 		in := &InstanceStatus{
@@ -117,14 +116,11 @@ func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 			Active: i.GetActive(), Streams: i.GetStreams(),
 			Status: i.GetStatus(), State: lb.State(i.GetState()),
 			BytesIn: i.GetBytesIn(), BytesOut: i.GetBytesOut(),
-			Since: time.UnixMilli(i.GetSinceUnixMilli()).UTC(),
-			Usage: usageStatusFromWire(i.GetUsage()),
-		}
-		if q := i.GetLatencyMs(); len(q) >= 3 {
-			in.Latency = LatencyQuantiles{P50: q[0], P90: q[1], P99: q[2]}
-		}
-		if q := i.GetFirstByteMs(); len(q) >= 2 {
-			in.FirstByte = FirstByteQuantiles{P50: q[0], P99: q[1]}
+			Since:   time.UnixMilli(i.GetSinceUnixMilli()).UTC(),
+			Latency: latencyFromWire(i.GetLatencyMs()), FirstByte: firstByteFromWire(i.GetFirstByteMs()),
+			LatencyRecent: latencyFromWire(i.GetLatencyRecent()), FirstByteRecent: firstByteFromWire(i.GetFirstByteRecent()),
+			EjectedBy: i.GetEjectedBy(),
+			Usage:     usageStatusFromWire(i.GetUsage()),
 		}
 		if e := i.GetLastError(); e != nil {
 			in.LastError = &LastError{Reason: e.GetReason(), Time: time.UnixMilli(e.GetUnixMilli()).UTC()}
@@ -132,6 +128,36 @@ func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 		a.Instances[i.GetName()] = in
 	}
 	return a
+}
+
+// toWire returns nil where nothing was counted.
+func (q LatencyQuantiles) toWire() []float64 {
+	if q == (LatencyQuantiles{}) {
+		return nil
+	}
+	return []float64{q.P50, q.P90, q.P99}
+}
+
+func latencyFromWire(q []float64) LatencyQuantiles {
+	if len(q) < 3 {
+		return LatencyQuantiles{}
+	}
+	return LatencyQuantiles{P50: q[0], P90: q[1], P99: q[2]}
+}
+
+// toWire returns nil where nothing was counted.
+func (q FirstByteQuantiles) toWire() []float64 {
+	if q == (FirstByteQuantiles{}) {
+		return nil
+	}
+	return []float64{q.P50, q.P99}
+}
+
+func firstByteFromWire(q []float64) FirstByteQuantiles {
+	if len(q) < 2 {
+		return FirstByteQuantiles{}
+	}
+	return FirstByteQuantiles{P50: q[0], P99: q[1]}
 }
 
 func receiptToWire(r Receipt) *pb.Receipt {
