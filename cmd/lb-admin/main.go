@@ -19,11 +19,12 @@ func main() { os.Exit(daemon.Main(command())) }
 
 // options are the flags as they are parsed.
 type options struct {
-	plane   controlplane.Options
-	etcd    daemon.EtcdOptions
-	trusted daemon.Prefixes
-	level   string
-	format  string
+	plane    controlplane.Options
+	etcd     daemon.EtcdOptions
+	trusted  daemon.Prefixes
+	level    string
+	format   string
+	resolver daemon.ResolverOptions
 }
 
 func command() *cobra.Command {
@@ -55,6 +56,7 @@ the environment, which beats the file.`,
 	f.StringVar(&p.TLSCert, "tls-cert", "", "PEM `file` with the certificate chain for REST and gRPC")
 	f.StringVar(&p.TLSKey, "tls-key", "", "PEM `file` with the certificate's key")
 	f.StringVar(&p.ClientCA, "client-ca", "", "PEM `file` with the CA that clients of REST and gRPC must be certified by")
+	o.resolver.AddFlags(f)
 	f.Var(&o.trusted, "trusted-proxies", "networks whose X-Forwarded-For is believed")
 	f.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	f.StringVar(&o.format, "log-format", "json", "json, or console for people")
@@ -83,6 +85,9 @@ func (o *options) run() error {
 		if err := daemon.CheckListenURL(flag, addr); err != nil {
 			return err
 		}
+	}
+	if p.Names, err = o.resolver.Names(); err != nil {
+		return err
 	}
 	tlsConfig, password, err := o.etcd.Credentials()
 	if err != nil {

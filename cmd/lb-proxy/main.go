@@ -24,6 +24,7 @@ type options struct {
 	maxBody  daemon.SizeValue
 	adminTLS struct{ ca, cert, key string }
 	otlp     struct{ headers, ca string }
+	resolver daemon.ResolverOptions
 	level    string
 	format   string
 }
@@ -76,6 +77,7 @@ beats the file.`,
 	f.Var(&p.StatusAllow, "status-allow", "networks that may ask for /status; \"private\" stands for loopback and private ranges")
 	f.BoolVar(&p.DebugHeaders, "debug-headers", false, "tell clients and instances where a request went and why")
 	f.BoolVar(&p.FilesRoute, "files-route", false, "pass /files/ links that instances signed, which need no token, to the instance that signed them")
+	o.resolver.AddFlags(f)
 	f.StringVar(&p.SpoolDir, "spool-dir", "", "`directory` for large bodies whose user id stands at their end (default: the system's)")
 	f.StringVar(&o.level, "log-level", "info", "trace, debug, info, warn or error")
 	f.StringVar(&o.format, "log-format", "json", "json, or console for people")
@@ -146,6 +148,10 @@ func (o *options) complete() error {
 		return daemon.Usagef("--shutdown-grace, --shutdown-delay: must not be negative")
 	}
 	p.MaxBody, p.Version = lb.Size(o.maxBody), daemon.Version
+	var err error
+	if p.Names, err = o.resolver.Names(); err != nil {
+		return err
+	}
 	tlsConfig, password, err := o.etcd.Credentials()
 	if err != nil {
 		return err

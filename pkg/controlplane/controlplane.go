@@ -31,6 +31,7 @@ import (
 	"difylb/pkg/dashboard"
 	"difylb/pkg/health"
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/route"
 	"difylb/pkg/store"
 	"difylb/pkg/store/embedded"
@@ -51,6 +52,7 @@ type Options struct {
 	DataDir                          string
 	TLSCert, TLSKey, ClientCA        string
 	TrustedProxies                   []netip.Prefix
+	Names                            names.Options // how instances' names are found; Log is set here
 	Log                              zerolog.Logger
 }
 
@@ -67,8 +69,9 @@ type Plane struct {
 	node      lb.Node
 	table     atomic.Pointer[route.Table]
 	prober    *health.Prober // made by Run
-	ready     chan struct{}  // closed when REST is served and the store was reached
-	endpoints []string       // of etcd; set before ready
+	names     *names.Resolver
+	ready     chan struct{} // closed when REST is served and the store was reached
+	endpoints []string      // of etcd; set before ready
 	leading   atomic.Bool
 
 	healthChanges healthChanges // for metrics
@@ -78,6 +81,8 @@ type Plane struct {
 // listeners are closed by Run.
 func New(opts Options) (*Plane, error) {
 	p := &Plane{opts: opts, log: opts.Log.With().Str("component", "controlplane").Logger(), ready: make(chan struct{}), healthChanges: newHealthChanges()}
+	opts.Names.Log = opts.Log
+	p.names = names.New(opts.Names)
 	var err error
 	if p.tls, err = serverTLS(opts); err != nil {
 		return nil, err
@@ -201,6 +206,7 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	}
 	part(&rest2, life, "store", st.Run)
 	part(&rest2, life, "hub", hub.Run)
+	part(&rest2, life, "names", p.names.Run)
 	part(&rest2, life, "follow", func(ctx context.Context) error { return p.follow(ctx, st, hub, elected) })
 	part(&first, ctx, "bootstrap", func(ctx context.Context) error { return p.bootstrap(ctx, st, rest) })
 	part(&first, ctx, "register", func(ctx context.Context) error { return st.Register(ctx, p.node) })

@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"syscall"
 	"time"
@@ -34,13 +35,15 @@ func newElected(p *Plane, st *store.Store, hub *cluster.Hub) *elected {
 		p: p, log: p.opts.Log.With().Str("component", "prober").Logger(), store: st, hub: hub,
 		pending: make(map[health.ID]lb.Verdict), wake: make(chan struct{}, 1),
 	}
-	e.prober = health.NewProber(health.Options{Report: e.report, Live: hub.Live, Control: forbidAddresses})
+	e.prober = health.NewProber(health.Options{Report: e.report, Live: hub.Live, Dial: p.dial})
 	return e
 }
 
-// forbidAddresses keeps probes from where no instance may be, names resolved.
-func forbidAddresses(_, address string, _ syscall.RawConn) error {
-	return lb.CheckDialAddress(address)
+// dial connects for probes, but never to where no instance may be, names resolved.
+func (p *Plane) dial(ctx context.Context, _, address string) (net.Conn, error) {
+	return p.names.Dial(ctx, address, func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		return lb.CheckDialAddress(address)
+	})
 }
 
 // setSnapshot keeps the prober's targets current; also while another leads, so

@@ -13,6 +13,7 @@ import (
 	"difylb/pkg/daemon"
 	"difylb/pkg/health"
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/store"
 )
 
@@ -23,9 +24,16 @@ import (
 func (p *Plane) metrics(st *store.Store, hub *cluster.Hub) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		buildInfo(p.node.Version), newCollector(p, st, hub))
+		buildInfo(p.node.Version), newCollector(p, st, hub), failingNames(p.names))
 	r.MustRegister(linkMetrics(hub)...)
 	return r
+}
+
+// failingNames is a metric of names of instances.
+func failingNames(r *names.Resolver) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "difylb_names_failing", Help: "Names of instances in use that had no answer when they were last asked for; the addresses of the last answer serve on.",
+	}, func() float64 { return float64(r.Failing()) })
 }
 
 // buildInfo is a metric whose labels say what runs here.

@@ -3,13 +3,13 @@ package dataplane
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"sync"
 	"syscall"
 	"time"
 
 	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/route"
 )
 
@@ -29,10 +29,10 @@ func (p *Plane) check(ctx context.Context, app string) []cluster.Reach {
 	if table == nil {
 		return nil
 	}
-	return reach(ctx, table, app)
+	return reach(ctx, table, app, p.names)
 }
 
-func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach {
+func reach(ctx context.Context, table *route.Table, app string, by *names.Resolver) []cluster.Reach {
 	var out []cluster.Reach
 	var secure []*tls.Config // nil: in clear
 	for _, a := range table.Apps() {
@@ -54,7 +54,7 @@ func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach 
 		wg.Go(func() {
 			defer func() { <-slots }()
 			began := time.Now()
-			if err := connect(ctx, out[i].Address, secure[i]); err != nil {
+			if err := connect(ctx, by, out[i].Address, secure[i]); err != nil {
 				out[i].Error = err.Error()
 			}
 			out[i].MS = float64(time.Since(began).Microseconds()) / 1000
@@ -64,21 +64,18 @@ func reach(ctx context.Context, table *route.Table, app string) []cluster.Reach 
 	return out
 }
 
-func connect(ctx context.Context, address string, secure *tls.Config) error {
+func connect(ctx context.Context, by *names.Resolver, address string, secure *tls.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
-	d := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+	conn, err := by.Dial(ctx, address, func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		return lb.CheckDialAddress(address)
-	}}
-	var conn net.Conn
-	var err error
-	if secure != nil {
-		conn, err = (&tls.Dialer{NetDialer: d, Config: secure}).DialContext(ctx, "tcp", address)
-	} else {
-		conn, err = d.DialContext(ctx, "tcp", address)
-	}
+	})
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	defer conn.Close()
+	if secure == nil {
+		return nil
+	}
+	return tls.Client(conn, secure).HandshakeContext(ctx)
 }

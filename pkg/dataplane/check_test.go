@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/route"
 )
 
@@ -41,8 +44,9 @@ func TestReach_ConnectsAsARequestWould(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
+	by := names.New(names.Options{Log: zerolog.Nop()})
 	got := make(map[string]string)
-	for _, r := range reach(ctx, table, "shop") {
+	for _, r := range reach(ctx, table, "shop", by) {
 		if r.App != "shop" || r.Address == "" {
 			t.Errorf("%+v", r)
 		}
@@ -56,7 +60,7 @@ func TestReach_ConnectsAsARequestWould(t *testing.T) {
 	if _, there := got["off"]; there || len(got) != 4 {
 		t.Errorf("asked of %v", got)
 	}
-	if all := reach(ctx, table, ""); len(all) != 5 {
+	if all := reach(ctx, table, "", by); len(all) != 5 {
 		t.Errorf("of all applications %d", len(all))
 	}
 }

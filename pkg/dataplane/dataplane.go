@@ -21,6 +21,7 @@ import (
 	"difylb/pkg/cluster"
 	"difylb/pkg/daemon"
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/proxy"
 	"difylb/pkg/stats"
 	"difylb/pkg/store"
@@ -62,6 +63,7 @@ type Options struct {
 	MaxConnections int
 	MaxBody        lb.Size
 	TrustedProxies daemon.Prefixes
+	Names          names.Options // how instances' names are found; Log is set here
 	StatusAllow    daemon.Prefixes
 	DebugHeaders   bool
 	SpoolDir       string
@@ -81,6 +83,7 @@ type Plane struct {
 	proxy     *proxy.Proxy
 	server    *proxy.Server
 	link      *cluster.Link
+	names     *names.Resolver
 	accessLog *proxy.AccessLog
 	tracer    *trace.Tracer // nil: off
 	certs     *proxy.Certificates
@@ -134,10 +137,12 @@ func New(opts Options) (_ *Plane, err error) {
 		Address: daemon.Advertised(p.listeners[0].Addr()), Started: time.Now().UTC().Truncate(time.Second),
 	}
 	p.registry = stats.NewRegistry(0)
+	opts.Names.Log = opts.Log
+	p.names = names.New(opts.Names)
 	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS, Check: p.check})
 	p.proxy = proxy.New(proxy.Options{
 		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog, Tracer: p.tracer,
-		Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
+		Names: p.names, Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
 		MaxBody: opts.MaxBody, DebugHeaders: opts.DebugHeaders, SpoolDir: opts.SpoolDir, FilesRoute: opts.FilesRoute,
 		UserHashKey: func() lb.Secret { return p.apply.clusterKey() },
 		OnEject: func(string, string, time.Time) {
@@ -284,6 +289,8 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("store", p.store.Run)
 	run("apply", p.apply.run)
 	run("save", p.apply.save)
+	run("names", p.names.Run)
+	run("follow names", p.proxy.FollowNames)
 	run("link", p.link.Run)
 	run("gc", func(ctx context.Context) error { return daemon.TuneGC(ctx, gcFloor) })
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })

@@ -10,6 +10,7 @@ import (
 
 	"difylb/pkg/daemon"
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 	"difylb/pkg/proxy"
 	"difylb/pkg/stats"
 )
@@ -26,8 +27,15 @@ const maxNamed = 1000
 // request takes, so a scrape costs the path of a request nothing.
 func (p *Plane) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.node.Version), newCollector(p, maxNamed))
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.node.Version), newCollector(p, maxNamed), failingNames(p.names))
 	return r
+}
+
+// failingNames is a metric of names of instances.
+func failingNames(r *names.Resolver) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "difylb_names_failing", Help: "Names of instances in use that had no answer when they were last asked for; the addresses of the last answer serve on.",
+	}, func() float64 { return float64(r.Failing()) })
 }
 
 // buildInfo is a metric whose labels say what runs here.

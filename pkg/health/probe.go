@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 )
@@ -32,16 +31,21 @@ type answer struct {
 
 // asker asks instances over the network. Safe for concurrent use.
 type asker struct {
-	dialer    net.Dialer
+	dial      dialFunc
 	transport *http.Transport
 }
 
-func newAsker(control func(network, address string, c syscall.RawConn) error, tlsConfig *tls.Config) *asker {
-	a := &asker{dialer: net.Dialer{Control: control, KeepAlive: -1}}
+type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
+func newAsker(dial dialFunc, tlsConfig *tls.Config) *asker {
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: -1}).DialContext
+	}
+	a := &asker{dial: dial}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	a.transport = &http.Transport{
-		DialContext:            a.dialer.DialContext,
+		DialContext:            a.dial,
 		TLSClientConfig:        tlsConfig.Clone(),
 		Protocols:              protocols,
 		DisableKeepAlives:      true, // an idle connection holds one of a Dify container's few slots
@@ -79,7 +83,7 @@ func (a *asker) ask(ctx context.Context, q *question) answer {
 }
 
 func (a *asker) connect(ctx context.Context, q *question) answer {
-	conn, err := a.dialer.DialContext(ctx, "tcp", q.address)
+	conn, err := a.dial(ctx, "tcp", q.address)
 	if err != nil {
 		return broken(ctx, q, "", err)
 	}

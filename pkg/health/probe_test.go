@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -266,13 +265,13 @@ func TestProbe_TCP(t *testing.T) {
 	}
 }
 
-func TestProbe_ControlSeesAndForbidsAddresses(t *testing.T) {
+func TestProbe_DialsAsItIsTold(t *testing.T) {
 	var connections atomic.Int64
 	base := listen(t, func(*net.TCPConn) { connections.Add(1) })
 	var asked []string
-	a := newAsker(func(_, address string, _ syscall.RawConn) error {
+	a := newAsker(func(_ context.Context, _, address string) (net.Conn, error) {
 		asked = append(asked, address)
-		return errors.New("address is not allowed")
+		return nil, errors.New("address is not allowed")
 	}, nil)
 	for _, kind := range []string{CheckHTTP, CheckTCP} {
 		check(t, askOnce(t, a, Target{URL: base, Check: Check{Type: kind}}), Failure, false, "address is not allowed")

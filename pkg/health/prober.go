@@ -6,8 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -28,9 +28,9 @@ type Options struct {
 	// late probe still has its whole timeout: lateness is never taken for a failure.
 	Concurrency int
 
-	// Control sees each address a probe is about to connect to, after its name was resolved, as net.Dialer.Control
-	// does, and can forbid it.
-	Control func(network, address string, c syscall.RawConn) error
+	// Dial connects to host:port, as net.Dialer.DialContext does, and may refuse to; nil means net.Dialer. Must be safe
+	// for concurrent use.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// TLS is used for https instances; nil means the system's roots and Go's defaults. It is copied.
 	TLS *tls.Config
@@ -109,7 +109,7 @@ func NewProber(opts Options) *Prober {
 	}
 	return &Prober{
 		opts:    opts,
-		ask:     newAsker(opts.Control, opts.TLS).ask,
+		ask:     newAsker(opts.Dial, opts.TLS).ask,
 		wake:    make(chan struct{}, 1),
 		entries: make(map[ID]*entry),
 	}

@@ -3,11 +3,9 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
-	"sync"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,143 +13,107 @@ import (
 	"github.com/rs/zerolog"
 
 	"difylb/pkg/lb"
+	"difylb/pkg/names"
 )
 
-// dialer makes TCP connections to one address, which may be a name. Names are
-// asked for again as time goes by; where nobody answers, the addresses of the
-// last answer stay good.
+// dialer makes TCP connections to one address, which may be a name.
 type dialer struct {
 	address string // host:port
+	names   *names.Resolver
+	name    string // in address; "": it is an IP address
+	// known is the first of the addresses that name was last seen to have; nil:
+	// none. Used by FollowNames only.
+	known *netip.Addr
+}
 
-	mu     sync.Mutex // guards what follows; not held while a name is asked for
-	known  []netip.AddrPort
-	asked  time.Time
-	asking bool
+// follow sets who is asked for the name; before the first dial.
+func (d *dialer) follow(r *names.Resolver) {
+	d.names = r
+	host, _, err := net.SplitHostPort(d.address)
+	if err != nil {
+		return // told at each dial
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		d.name = host
+	}
+}
+
+// dial makes a connection, within the time of ctx.
+func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
+	return d.names.Dial(ctx, d.address, forbidAddresses)
+}
+
+// FollowNames closes idle connections to addresses that an instance's name has
+// left, so that a move is followed also while the old address still answers,
+// until ctx ends. Requests under way are not touched; their connections follow
+// within followUsed after they have become idle. Run it once.
+func (p *Proxy) FollowNames(ctx context.Context) error {
+	tick := time.NewTicker(followMoved)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			p.followNames(n%int(followUsed/followMoved) == 0)
+		}
+	}
 }
 
 const (
-	nameLifetime = 10 * time.Second       // an answer is not asked for again
-	nameTimeout  = 3 * time.Second        // of a question, where an earlier answer is at hand
-	attemptDelay = 250 * time.Millisecond // RFC 8305 section 5: before the next address is tried as well
+	followMoved = time.Second      // how often names are compared with what they were
+	followUsed  = 10 * time.Second // how often every idle connection to a name is
 )
 
-// dial tries the addresses in turn (RFC 8305, "Happy Eyeballs") and returns
-// the first connection that is made.
-func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
-	addrs, err := d.resolve(ctx)
-	if err != nil {
-		return nil, err
+func (p *Proxy) followNames(all bool) {
+	v := p.view.Load()
+	if v == nil {
+		return
 	}
-	nd := &net.Dialer{KeepAlive: 30 * time.Second, ControlContext: forbidAddresses}
-	if len(addrs) == 1 {
-		return nd.DialContext(ctx, "tcp", addrs[0].String())
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the attempts that have lost
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	attempt := func(a netip.AddrPort) {
-		conn, err := nd.DialContext(ctx, "tcp", a.String())
-		select {
-		case results <- result{conn, err}:
-		case <-ctx.Done():
-			if conn != nil {
-				conn.Close()
-			}
+	for _, a := range v.apps {
+		if a == nil {
+			continue
 		}
-	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var faults []error
-	for started := 0; ; {
-		select {
-		case <-timer.C:
-			if started < len(addrs) {
-				go attempt(addrs[started]) // ends with ctx
-				started++
-				timer.Reset(attemptDelay)
+		for _, in := range a.instances {
+			if in.upstream.dialer.name != "" {
+				in.upstream.followName(all)
 			}
-		case r := <-results:
-			if r.err == nil {
-				return r.conn, nil
-			}
-			if faults = append(faults, r.err); len(faults) == len(addrs) {
-				return nil, errors.Join(faults...)
-			}
-			timer.Reset(0)
-		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 	}
 }
 
-// resolve returns the addresses to try, in order.
-func (d *dialer) resolve(ctx context.Context) ([]netip.AddrPort, error) {
-	host, port, err := net.SplitHostPort(d.address)
-	if err != nil {
-		return nil, err
+// followName closes idle connections to where the name does not lead any more,
+// if it has moved or all are to be looked at.
+func (u *upstream) followName(all bool) {
+	d := &u.dialer
+	addrs := d.names.Known(d.name)
+	if len(addrs) == 0 {
+		return
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return nil, err
+	moved := d.known != nil && d.known != &addrs[0]
+	d.known = &addrs[0]
+	if !moved && !all {
+		return
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(a, uint16(n))}, nil
-	}
-	d.mu.Lock()
-	known := d.known
-	if len(known) > 0 && (d.asking || time.Since(d.asked) < nameLifetime) {
-		d.mu.Unlock()
-		return known, nil
-	}
-	d.asking = true
-	d.mu.Unlock()
-	if len(known) > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, nameTimeout)
-		defer cancel()
-	}
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.asking = false
-	if err != nil || len(found) == 0 {
-		if len(known) > 0 {
-			d.asked = time.Now()
-			return known, nil
-		}
-		if err == nil {
-			err = fmt.Errorf("look up %s: no address", host)
-		}
-		return nil, err
-	}
-	d.known, d.asked = interleave(found, uint16(n)), time.Now()
-	return d.known, nil
-}
-
-// interleave orders addresses so that the families take turns, beginning with
-// that of the first (RFC 8305 section 4).
-func interleave(found []netip.Addr, port uint16) []netip.AddrPort {
-	var first, second []netip.Addr
-	for _, a := range found {
-		if a = a.Unmap(); a.Is6() == found[0].Unmap().Is6() {
-			first = append(first, a)
-		} else {
-			second = append(second, a)
-		}
-	}
-	out := make([]netip.AddrPort, 0, len(found))
-	for i := range max(len(first), len(second)) {
-		for _, family := range [][]netip.Addr{first, second} {
-			if i < len(family) {
-				out = append(out, netip.AddrPortFrom(family[i], port))
+	var left []*instanceConn
+	used := false
+	for i := range u.idle {
+		l := &u.idle[i]
+		l.mu.Lock()
+		for _, c := range l.conns {
+			used = true
+			if a, ok := c.tcp.RemoteAddr().(*net.TCPAddr); ok && !slices.Contains(addrs, a.AddrPort().Addr().Unmap()) {
+				left = append(left, c)
 			}
 		}
+		l.mu.Unlock()
 	}
-	return out
+	if used { // also where no connection is made for long
+		d.names.Use(d.name)
+	}
+	for _, c := range left {
+		c.evict()
+	}
 }
 
 // forbidAddresses refuses, after resolution, what no instance may be at: a

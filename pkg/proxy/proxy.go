@@ -44,6 +44,7 @@ import (
 
 	"difylb/pkg/lb"
 	"difylb/pkg/limit"
+	"difylb/pkg/names"
 	"difylb/pkg/route"
 	"difylb/pkg/stats"
 	"difylb/pkg/trace"
@@ -80,6 +81,8 @@ type Options struct {
 	// FilesRoute passes /files/… links, which are good without a token, to the
 	// instance that signed them.
 	FilesRoute bool
+	// Names finds the addresses of instances; nil asks as the system is set up for.
+	Names *names.Resolver
 	// OnEject is told when live traffic ejects an instance. It must not block. May be nil.
 	OnEject func(app, instance string, until time.Time)
 	// Limits of what clients may send; zero fields take the defaults.
@@ -167,6 +170,9 @@ func New(opts Options) *Proxy {
 	}
 	if opts.TrustedProxy == nil {
 		opts.TrustedProxy = deny
+	}
+	if opts.Names == nil {
+		opts.Names = names.New(names.Options{Log: opts.Log})
 	}
 	p := &Proxy{
 		opts: opts, log: opts.Log.With().Str("component", "proxy").Logger(),

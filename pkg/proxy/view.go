@@ -146,6 +146,7 @@ func (p *Proxy) newPool(in *route.Instance, app string) *upstream {
 	}
 	u := newUpstream(in, &p.pool, p.hangups)
 	u.trouble = &trouble{log: log}
+	u.dialer.follow(p.opts.Names)
 	return u
 }
 
