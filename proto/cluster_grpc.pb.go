@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Cluster_Link_FullMethodName = "/difylb.cluster.v1.Cluster/Link"
+	Cluster_Link_FullMethodName   = "/difylb.cluster.v1.Cluster/Link"
+	Cluster_Probes_FullMethodName = "/difylb.cluster.v1.Cluster/Probes"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -35,6 +36,9 @@ type ClusterClient interface {
 	// its first Report is full. The cluster key is in the metadata
 	// "authorization: Bearer <key>".
 	Link(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ProxyMessage, AdminMessage], error)
+	// Probes is what one lb-admin asks another: the newest probe of each
+	// instance, which only the elected one knows.
+	Probes(ctx context.Context, in *ProbesQuery, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ProbesPart], error)
 }
 
 type clusterClient struct {
@@ -58,6 +62,25 @@ func (c *clusterClient) Link(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_LinkClient = grpc.BidiStreamingClient[ProxyMessage, AdminMessage]
 
+func (c *clusterClient) Probes(ctx context.Context, in *ProbesQuery, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ProbesPart], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Cluster_ServiceDesc.Streams[1], Cluster_Probes_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ProbesQuery, ProbesPart]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_ProbesClient = grpc.ServerStreamingClient[ProbesPart]
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -71,6 +94,9 @@ type ClusterServer interface {
 	// its first Report is full. The cluster key is in the metadata
 	// "authorization: Bearer <key>".
 	Link(grpc.BidiStreamingServer[ProxyMessage, AdminMessage]) error
+	// Probes is what one lb-admin asks another: the newest probe of each
+	// instance, which only the elected one knows.
+	Probes(*ProbesQuery, grpc.ServerStreamingServer[ProbesPart]) error
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -83,6 +109,9 @@ type UnimplementedClusterServer struct{}
 
 func (UnimplementedClusterServer) Link(grpc.BidiStreamingServer[ProxyMessage, AdminMessage]) error {
 	return status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedClusterServer) Probes(*ProbesQuery, grpc.ServerStreamingServer[ProbesPart]) error {
+	return status.Error(codes.Unimplemented, "method Probes not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -112,6 +141,17 @@ func _Cluster_Link_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_LinkServer = grpc.BidiStreamingServer[ProxyMessage, AdminMessage]
 
+func _Cluster_Probes_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ProbesQuery)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServer).Probes(m, &grpc.GenericServerStream[ProbesQuery, ProbesPart]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_ProbesServer = grpc.ServerStreamingServer[ProbesPart]
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -125,6 +165,11 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Cluster_Link_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Probes",
+			Handler:       _Cluster_Probes_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "cluster.proto",

@@ -80,6 +80,7 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request, q *query) error 
 	if st == nil {
 		return lb.Errorf(lb.ErrUnavailable, "nothing is known of the cluster yet")
 	}
+	st = st.WithProbes(s.lastProbes(r.Context()))
 	data, err := st.MarshalJSON() // as it is: encoding/json would read it all again
 	if err != nil {
 		return err

@@ -220,6 +220,8 @@ type fakeHub struct {
 	open  int64
 
 	checks []cluster.NodeCheck
+
+	ejectedBy map[string][]string // by instance
 }
 
 func (h *fakeHub) Check(context.Context, string) []cluster.NodeCheck {
@@ -256,7 +258,11 @@ func (h *fakeHub) Status() *cluster.Status {
 	for _, a := range snap.Applications {
 		as := &cluster.ApplicationStatus{Instances: map[string]*cluster.InstanceStatus{}}
 		for _, in := range a.Instances {
-			as.Instances[in.Name] = &cluster.InstanceStatus{Active: h.open, State: in.State, Status: lb.StatusWord(in.State, false, snap.HealthOf(a.Name, in.Name).Health)}
+			by := h.ejectedBy[in.Name]
+			as.Instances[in.Name] = &cluster.InstanceStatus{
+				Active: h.open, State: in.State, EjectedBy: by,
+				Status: lb.StatusWord(in.State, len(by) > 0, snap.HealthOf(a.Name, in.Name).Health),
+			}
 		}
 		st.Applications[a.Name] = as
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 	"difylb/pkg/store"
@@ -24,13 +25,18 @@ func (s *Server) listInstances(w http.ResponseWriter, r *http.Request, q *query)
 	if err := q.err(); err != nil {
 		return err
 	}
-	s.observe(a, out.Items)
+	s.observe(r.Context(), a, out.Items)
 	return answer(w, http.StatusOK, out)
 }
 
 // observe adds to instances what is known of them beside their declaration.
-func (s *Server) observe(a *lb.Application, list []Instance) {
+func (s *Server) observe(ctx context.Context, a *lb.Application, list []Instance) {
 	snap := s.store.Current()
+	last := s.lastProbes(ctx)
+	var seen *cluster.ApplicationStatus
+	if st := s.hub.Status(); st != nil {
+		seen = st.Applications[a.Name]
+	}
 	var shares []float64
 	var at func(instance string) int
 	if t, err := s.tableOf(snap); err == nil {
@@ -52,6 +58,10 @@ func (s *Server) observe(a *lb.Application, list []Instance) {
 		}
 		if !v.Since.IsZero() {
 			in.Probe.Since = &v.Since
+		}
+		in.LastProbe = last(a.Name, in.Name)
+		if seen != nil && seen.Instances[in.Name] != nil {
+			in.EjectedBy = seen.Instances[in.Name].EjectedBy
 		}
 	}
 }
@@ -86,7 +96,9 @@ func (s *Server) getInstance(w http.ResponseWriter, r *http.Request, q *query) e
 	if err != nil {
 		return err
 	}
-	return answerObject(w, r, http.StatusOK, in.Revision, viewInstance(*in))
+	out := []Instance{viewInstance(*in)}
+	s.observe(r.Context(), a, out)
+	return answerObject(w, r, http.StatusOK, in.Revision, out[0])
 }
 
 func (s *Server) createInstance(w http.ResponseWriter, r *http.Request, q *query) error {

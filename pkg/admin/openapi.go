@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -274,8 +275,9 @@ func (d *describer) structure(t reflect.Type) schema {
 	switch t {
 	case reflect.TypeFor[appBody](), reflect.TypeFor[instanceBody](), reflect.TypeFor[documentBody](), reflect.TypeFor[tokenBody]():
 		s["additionalProperties"] = false // and everything has a default
-		for _, key := range []string{"token_hint", "revision", "ring_share", "probe"} {
-			if (key == "ring_share" || key == "probe") && t != reflect.TypeFor[instanceBody]() {
+		observed := []string{"ring_share", "probe", "last_probe", "ejected_by"}
+		for _, key := range append([]string{"token_hint", "revision"}, observed...) {
+			if slices.Contains(observed, key) && t != reflect.TypeFor[instanceBody]() {
 				continue
 			}
 			if t != reflect.TypeFor[tokenBody]() && props[key] == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/rs/zerolog"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
 	"difylb/pkg/route"
 	"difylb/pkg/sketch"
@@ -35,6 +36,9 @@ type Options struct {
 	// Recent returns the sample of the users of an application that proxies saw
 	// within the last day, to count those that a change moves; nil: not known.
 	Recent func(app string) sketch.Sample
+	// LastProbes returns what finds the newest probe of an instance; it may ask
+	// another lb-admin, within a second. Nil: not known.
+	LastProbes func(context.Context) func(app, instance string) *cluster.LastProbe
 	// Checks are asked by /readyz beside the store, by name; each is bounded
 	// by the context it is given.
 	Checks map[string]func(context.Context) error
@@ -62,6 +66,7 @@ type Server struct {
 	version        string
 	table          func() *route.Table
 	recent         func(app string) sketch.Sample // may be nil
+	lastProbes     func(context.Context) func(app, instance string) *cluster.LastProbe
 	checks         map[string]func(context.Context) error
 	metrics        http.Handler
 	dashboard      http.Handler
@@ -82,7 +87,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		store: o.Store, hub: o.Hub, log: o.Log.With().Str("component", "admin").Logger(),
-		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, checks: o.Checks,
+		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, lastProbes: o.LastProbes, checks: o.Checks,
 		metrics: o.Metrics, dashboard: o.Dashboard, trustedProxies: o.TrustedProxies,
 		heartbeat: o.Heartbeat, closing: o.Closing, checking: make(chan struct{}, 1),
 	}
@@ -94,6 +99,11 @@ func New(o Options) *Server {
 	}
 	if s.table == nil {
 		s.table = func() *route.Table { return nil }
+	}
+	if s.lastProbes == nil {
+		s.lastProbes = func(context.Context) func(app, instance string) *cluster.LastProbe {
+			return func(string, string) *cluster.LastProbe { return nil }
+		}
 	}
 	s.openapi = describe(s.version)
 	s.router = s.routes()

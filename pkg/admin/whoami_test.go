@@ -1,11 +1,16 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"difylb/pkg/cluster"
+	"difylb/pkg/lb"
 )
 
 func TestWhoami_SaysWhoseTheTokenIs(t *testing.T) {
@@ -89,6 +94,56 @@ func TestInstances_TellTheirShareOfTheRing(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.want(200, RoleAdmin, "PUT", "/api/v1/apps/shop/instances/"+list[0].Name, string(data))
+}
+
+// TestInstances_TellWhatIsSeenOfThem: who ejects one and its newest probe, in
+// lists, of one, and in the status; what was read can be put back.
+func TestInstances_TellWhatIsSeenOfThem(t *testing.T) {
+	probe := cluster.LastProbe{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), DurationMS: 1.5, Verdict: lb.Healthy, Found: "status 200", By: "n1"}
+	f := newFixture(t, func(o *Options) {
+		o.LastProbes = func(context.Context) func(string, string) *cluster.LastProbe {
+			return func(app, instance string) *cluster.LastProbe {
+				if app == "shop" && instance == "dify1" {
+					return &probe
+				}
+				return nil
+			}
+		}
+	})
+	f.applyShop()
+	f.hub.mu.Lock()
+	f.hub.ejectedBy = map[string][]string{"dify1": {"p1", "p2"}}
+	f.hub.mu.Unlock()
+	list, err := f.admin.Instances(ctx, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := f.admin.Instance(ctx, "shop", "dify1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []Instance{list[0], *one} {
+		if in.LastProbe == nil || *in.LastProbe != probe || !slices.Equal(in.EjectedBy, []string{"p1", "p2"}) || in.RingShare == nil || in.Probe == nil {
+			t.Errorf("%+v", in)
+		}
+	}
+	if in := list[1]; in.LastProbe != nil || in.EjectedBy != nil {
+		t.Errorf("%+v", in)
+	}
+	st, err := f.admin.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := st.Applications["shop"].Instances["dify1"]; in.LastProbe == nil || *in.LastProbe != probe || !slices.Equal(in.EjectedBy, []string{"p1", "p2"}) || in.Status != cluster.StatusEjected {
+		t.Errorf("%+v", in)
+	}
+	data, err := json.Marshal(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if put := f.want(200, RoleAdmin, "PUT", "/api/v1/apps/shop/instances/dify1", string(data)); strings.Contains(put.body, "last_probe") {
+		t.Errorf("the answer to a write tells what is seen: %s", put.body)
+	}
 }
 
 // Beside the GETs, which TestOpenAPI_AnswersAreAsDescribed asks.

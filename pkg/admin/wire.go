@@ -27,11 +27,18 @@ type Instance struct {
 	lb.Instance
 	TokenHint string `json:"token_hint,omitempty"` // the token's last four characters
 	Revision  int64  `json:"revision"`             // of the last change; the ETag is made of it
-	// RingShare and Probe are as of now, and so no part of what has an ETag:
-	// only lists hold them.
+	// RingShare and what follows is as of now and no part of what the ETag is
+	// of: GET of lists and of one instance tells it, answers to writes do not.
 	RingShare *float64       `json:"ring_share,omitempty"` // of the users, 0 to 1, by the ring alone; its state does not count
 	Probe     *InstanceProbe `json:"probe,omitempty"`
+	// LastProbe is the newest probe of it; nil: none is known.
+	LastProbe *LastProbe `json:"last_probe,omitempty"`
+	// EjectedBy are the ids of the proxies that eject it now, sorted; empty: none does.
+	EjectedBy []string `json:"ejected_by,omitempty"`
 }
+
+// LastProbe is the newest active probe of an instance.
+type LastProbe = cluster.LastProbe
 
 // InstanceProbe is what active probes last found out about an instance.
 type InstanceProbe struct {
@@ -52,7 +59,12 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 		Revision  int64          `json:"revision"`
 		RingShare *float64       `json:"ring_share,omitempty"`
 		Probe     *InstanceProbe `json:"probe,omitempty"`
-	}{plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision, RingShare: in.RingShare, Probe: in.Probe})
+		LastProbe *LastProbe     `json:"last_probe,omitempty"`
+		EjectedBy []string       `json:"ejected_by,omitempty"`
+	}{
+		plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision,
+		RingShare: in.RingShare, Probe: in.Probe, LastProbe: in.LastProbe, EjectedBy: in.EjectedBy,
+	})
 }
 
 // UserToken is a user token as the API answers it.

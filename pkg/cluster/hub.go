@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"sync"
@@ -30,6 +31,11 @@ type HubOptions struct {
 	NodeID   string // this lb-admin's
 	Log      zerolog.Logger
 	Counters CounterStore
+	// Probes is what this lb-admin's own prober knows; nil: it never probes.
+	Probes Prober
+	// TLS is for asking other lb-admins that registered with TLS; nil means the
+	// system's roots.
+	TLS *tls.Config
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -37,7 +43,7 @@ type HubOptions struct {
 // Hub is the lb-admin's side of the link: it takes reports, sums them, keeps
 // the sums in the store while elected, and makes the Status document. Its
 // methods are safe for concurrent use and never wait for the network, except
-// Run, Lead and WaitReceipts.
+// Run, Lead, WaitReceipts, Check and LastProbes.
 type Hub struct {
 	pb.UnimplementedClusterServer
 	opts HubOptions
@@ -71,6 +77,7 @@ type Hub struct {
 
 	recent recentUsers // each has a lock of its own, taken after mu
 	checks checks
+	probes probes // has locks of its own, not held together with mu
 }
 
 // view is one application of the document. It is immutable.
@@ -113,6 +120,7 @@ func NewHub(opts HubOptions) *Hub {
 		receiptsChanged: make(chan struct{}),
 		began:           opts.Now(),
 	}
+	h.probes.init()
 	h.ledger = newLedger(func(app string) { h.stale[app] = true }, h.shareDirtied)
 	return h
 }

@@ -294,7 +294,7 @@ func (p *peer) session(ctx context.Context) error {
 	watchdog := time.AfterFunc(p.link.times.stalled, func() { cancel(errStalled) })
 	defer watchdog.Stop()
 
-	conn, err := grpc.NewClient("passthrough:///"+p.key.address, p.dialOptions()...)
+	conn, err := grpc.NewClient("passthrough:///"+p.key.address, dialOptions(p.key.tls, p.link.opts.TLS)...)
 	if err != nil {
 		return err
 	}
@@ -335,10 +335,11 @@ func stalledOr(ctx context.Context, err error) error {
 	return err
 }
 
-func (p *peer) dialOptions() []grpc.DialOption {
+// dialOptions are for the link with an lb-admin that speaks TLS or not; a nil
+// config means the system's roots.
+func dialOptions(secure bool, config *tls.Config) []grpc.DialOption {
 	creds := insecure.NewCredentials()
-	if p.key.tls {
-		config := p.link.opts.TLS
+	if secure {
 		if config == nil {
 			config = &tls.Config{MinVersion: tls.VersionTLS12}
 		}

@@ -86,7 +86,10 @@ type InstanceStatus struct {
 	FirstByteRecent FirstByteQuantiles `json:"first_byte_recent"`
 	// EjectedBy are the ids of the proxies that eject it now, sorted, whatever
 	// Status says; empty: none does.
-	EjectedBy []string     `json:"ejected_by,omitempty"`
+	EjectedBy []string `json:"ejected_by,omitempty"`
+	// LastProbe is the newest active probe of it; nil: none is known. Proxies
+	// do not know it.
+	LastProbe *LastProbe   `json:"last_probe,omitempty"`
 	Usage     *UsageStatus `json:"usage,omitempty"` // nil: none
 }
 
@@ -303,6 +306,19 @@ func (in *InstanceStatus) appendJSON(b []byte) []byte {
 		if b = appendString(b, node); i == len(in.EjectedBy)-1 {
 			b = append(b, ']')
 		}
+	}
+	if p := in.LastProbe; p != nil {
+		b = append(b, `,"last_probe":{"time":"`...)
+		b = p.Time.UTC().AppendFormat(b, probeTime)
+		b = append(b, `","duration_ms":`...)
+		b = appendFloat(b, p.DurationMS)
+		b = append(b, `,"verdict":`...)
+		b = appendString(b, string(p.Verdict))
+		b = append(b, `,"found":`...)
+		b = appendString(b, p.Found)
+		b = append(b, `,"by":`...)
+		b = appendString(b, p.By)
+		b = append(b, '}')
 	}
 	b = appendUsage(b, in.Usage)
 	return append(b, '}')

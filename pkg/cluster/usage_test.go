@@ -60,7 +60,7 @@ func TestCluster_EveryNodeShowsTheUsageOfAll(t *testing.T) {
 		}
 		labels := `"token_labels":{"":{"requests":1,"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":1,"answers":1,"cost":{"USD":"0.000014"}}},` +
 			`"quiet":{"requests":1},"web":{"requests":2,` + fmt.Sprintf(usage, 18, 2, "0.000186") + `}}}`
-		for _, want := range []string{"," + fmt.Sprintf(usage, 19, 3, "0.0002") + "," + labels, `Z",` + fmt.Sprintf(usage, 18, 2, "0.000186") + "}"} {
+		for _, want := range []string{"," + fmt.Sprintf(usage, 19, 3, "0.0002") + "," + labels, `Z","latency_recent":{"p50":0,"p90":0,"p99":0},"first_byte_recent":{"p50":0,"p99":0},` + fmt.Sprintf(usage, 18, 2, "0.000186") + "}"} {
 			if !strings.Contains(string(got), want) {
 				t.Errorf("%s: %s\nlacks %s", name, got, want)
 			}

@@ -73,6 +73,7 @@ type Plane struct {
 	ready     chan struct{} // closed when REST is served and the store was reached
 	endpoints []string      // of etcd; set before ready
 	leading   atomic.Bool
+	reclaim   *daemon.Reclaimer
 
 	healthChanges healthChanges // for metrics
 }
@@ -80,7 +81,7 @@ type Plane struct {
 // New checks the options and binds the listeners. It starts nothing. The
 // listeners are closed by Run.
 func New(opts Options) (*Plane, error) {
-	p := &Plane{opts: opts, log: opts.Log.With().Str("component", "controlplane").Logger(), ready: make(chan struct{}), healthChanges: newHealthChanges()}
+	p := &Plane{opts: opts, log: opts.Log.With().Str("component", "controlplane").Logger(), ready: make(chan struct{}), reclaim: daemon.NewReclaimer(), healthChanges: newHealthChanges()}
 	opts.Names.Log = opts.Log
 	p.names = names.New(opts.Names)
 	var err error
@@ -174,13 +175,15 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 }
 
 func (p *Plane) serve(ctx context.Context, st *store.Store) error {
-	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}})
+	probed := &lastProbes{plane: p}
+	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}, Probes: probed, TLS: peerTLS(p.tls)})
 	elected := newElected(p, st, hub)
+	probed.prober = elected.prober
 	p.prober = elected.prober
 	metrics := p.metrics(st, hub) // reads all of these
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
-		Table: p.table.Load, Recent: hub.Recent, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
+		Table: p.table.Load, Recent: hub.Recent, LastProbes: hub.LastProbes, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
 		Metrics:   promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}),
 		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 		Dashboard: dashboard.Handler(),
@@ -206,6 +209,7 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	}
 	part(&rest2, life, "store", st.Run)
 	part(&rest2, life, "hub", hub.Run)
+	part(&rest2, life, "reclaim", p.reclaim.Run)
 	part(&rest2, life, "names", p.names.Run)
 	part(&rest2, life, "follow", func(ctx context.Context) error { return p.follow(ctx, st, hub, elected) })
 	part(&first, ctx, "bootstrap", func(ctx context.Context) error { return p.bootstrap(ctx, st, rest) })
@@ -240,6 +244,15 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	rest2.Wait()
 	p.log.Info().Msg("stopped")
 	return failed
+}
+
+// peerTLS is for asking other lb-admins: with the certificate that this one
+// shows itself, and who may have signed theirs.
+func peerTLS(server *tls.Config) *tls.Config {
+	if server == nil {
+		return nil
+	}
+	return &tls.Config{Certificates: server.Certificates, RootCAs: server.ClientCAs, MinVersion: tls.VersionTLS12}
 }
 
 // bootstrapped is the check that what a new store needs is there: scripts wait
@@ -331,5 +344,6 @@ func (p *Plane) follow(ctx context.Context, st *store.Store, hub *cluster.Hub, e
 			continue
 		}
 		p.table.Store(table)
+		p.reclaim.Keeps(st.Objects())
 	}
 }

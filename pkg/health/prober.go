@@ -52,6 +52,8 @@ type Verdict struct {
 	Latest  string        // what the latest probe found
 	Probes  int64         // probes this Prober has completed
 	Latency time.Duration // of the latest probe
+	At      time.Time     // when the latest probe ended; zero: this Prober has completed none
+	Seq     int64         // place of the latest probe among all that this Prober has completed; 0: none
 }
 
 // Progress is how far the work of a Prober has come, for metrics.
@@ -224,6 +226,28 @@ func (p *Prober) Verdicts() map[ID]Verdict {
 	return out
 }
 
+// Verdict returns what is known of one target now; the zero value when it is none.
+func (p *Prober) Verdict(app, instance string) Verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.entries[ID{App: app, Instance: instance}]; e != nil && !e.gone {
+		return e.verdict
+	}
+	return Verdict{}
+}
+
+// Since calls f with what is known of each target whose latest probe came after
+// the one with the given place. f must not call the Prober.
+func (p *Prober) Since(seq int64, f func(ID, Verdict)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, e := range p.entries {
+		if !e.gone && e.verdict.Seq > seq {
+			f(id, e.verdict)
+		}
+	}
+}
+
 // Progress returns how far the work has come.
 func (p *Prober) Progress() Progress {
 	p.mu.Lock()
@@ -360,7 +384,8 @@ func (p *Prober) count(run context.Context, j job, ans answer) {
 	p.probes++
 	p.last = p.opts.Now()
 	e.verdict.Probes++
-	e.verdict.Latest, e.verdict.Latency = ans.reason, ans.latency
+	e.verdict.Latest, e.verdict.Latency, e.verdict.At = ans.reason, ans.latency, p.last
+	e.verdict.Seq = p.probes
 	changed := e.threshold.Observe(ans.outcome, e.question.rise, e.question.fall)
 	if changed {
 		p.turnLocked(e, ans.reason)

@@ -194,6 +194,40 @@ func TestProber_FirstProbeWithinASecondThenInIntervals(t *testing.T) {
 	})
 }
 
+func TestProber_KnowsTheLatestProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, Options{})
+		f.reply("b", bad)
+		f.SetTargets([]Target{target("x"), target("b")}, nil)
+		if v := f.Verdict("a", "x"); !v.At.IsZero() || v.Seq != 0 {
+			t.Errorf("before any probe: %+v", v)
+		}
+		f.start()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		a, b := f.Verdict("a", "x"), f.Verdict("a", "b")
+		if a.Latest != "status 200" || b.Latest != "status 500" || a.At.IsZero() || a.At.After(time.Now()) || a.Seq == b.Seq {
+			t.Errorf("%+v and %+v", a, b)
+		}
+		seq := max(a.Seq, b.Seq)
+		f.Since(seq, func(id ID, _ Verdict) { t.Errorf("%v was not probed since", id) })
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if v := f.Verdict("a", "b"); !v.At.After(b.At) || v.Seq <= b.Seq {
+			t.Errorf("it was probed again: %+v, before %+v", v, b)
+		}
+		n := 0
+		f.Since(seq, func(ID, Verdict) { n++ })
+		if n != 2 {
+			t.Errorf("%d were probed since", n)
+		}
+		if v := f.Verdict("a", "unknown"); v != (Verdict{}) {
+			t.Errorf("of none: %+v", v)
+		}
+		f.stop()
+	})
+}
+
 func TestProber_FlappingIsNoTransition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, Options{})
