@@ -75,6 +75,14 @@ type Snapshot struct {
 	// ConfigRevision is the revision of the last change to the declarations;
 	// ConfigRevision <= Revision.
 	ConfigRevision int64
+	// ChangeRevision is that of the last change that went by way of the store's
+	// Update, which all of ours do; 0: none. What was edited or deleted past
+	// lb-admin does not move it.
+	ChangeRevision int64
+	// RemovedRevision is that at which declarations were last seen to have gone,
+	// and StrayRevision the same of those that no change of ours took away;
+	// 0: not since this process began to look.
+	RemovedRevision, StrayRevision int64
 	// Epoch is the random id of the store. Another epoch means another store,
 	// or one that was wiped: revisions of the two can't be compared.
 	Epoch string

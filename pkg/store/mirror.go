@@ -238,9 +238,16 @@ func (m *mirror) alive() {
 func (m *mirror) takeEvents(ctx context.Context, events []*clientv3.Event, rev int64) error {
 	evs := make([]event, 0, len(events))
 	var committed *event
+	changed := make(map[int64]bool) // revisions at which a change of ours was made
+	for _, e := range events {
+		if e.Type == mvccpb.Event_PUT && strings.TrimPrefix(string(e.Kv.Key), m.s.prefix) == keyConfig {
+			changed[e.Kv.ModRevision] = true
+		}
+	}
 	for _, e := range events {
 		ev := m.s.event(e.Kv)
 		ev.deleted = e.Type == mvccpb.Event_DELETE
+		ev.stray = ev.deleted && !changed[ev.mod]
 		evs = append(evs, ev)
 		if ev.key == keyPending && !ev.deleted {
 			committed = &evs[len(evs)-1]
@@ -272,7 +279,8 @@ func (m *mirror) publish() {
 	old := m.s.view.Load()
 	st.mu.Lock()
 	snap := st.buildLocked(old.snap, m.s.prefix, m.cursor)
-	next := &view{snap: snap, leader: st.leaderLocked(), access: old.access}
+	st.trimLocked()
+	next := &view{snap: snap, leader: st.leaderLocked(), access: old.access, objects: len(st.objects)}
 	if !maps.Equal(old.access, st.access) {
 		next.access = maps.Clone(st.access)
 	}
@@ -326,7 +334,7 @@ func (m *mirror) list(ctx context.Context) error {
 		}
 	}
 	m.cursor = rev
-	m.replace(listed)
+	m.replace(listed, rev)
 	m.publish()
 	m.s.watching.heard()
 	m.heard = true
@@ -334,7 +342,7 @@ func (m *mirror) list(ctx context.Context) error {
 }
 
 // replace turns the mirror into what was listed, sharing what did not change.
-func (m *mirror) replace(listed map[string]event) {
+func (m *mirror) replace(listed map[string]event, rev int64) {
 	st := m.s.st
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -349,9 +357,11 @@ func (m *mirror) replace(listed map[string]event) {
 				st.applyLocked(event{key: key, deleted: true})
 			}
 		}
-		st.configRev = 0
+		st.configRev, st.removedRev, st.strayRev = 0, 0, 0
 	}
-	for _, ev := range st.diffLocked(listed) {
+	// A store that went back in time knows nothing of what came after.
+	st.removedRev, st.strayRev = min(st.removedRev, rev), min(st.strayRev, rev)
+	for _, ev := range st.diffLocked(listed, rev) {
 		st.applyLocked(ev)
 	}
 	st.configRev = st.configMod

@@ -18,6 +18,7 @@ type event struct {
 	key     string
 	raw     []byte
 	deleted bool
+	stray   bool // deleted, and no change of ours did it
 	create  int64
 	mod     int64
 }
@@ -60,6 +61,8 @@ type state struct {
 	config     configWire
 	configMod  int64        // mod revision of meta/config; 0 when there is none
 	configRev  int64        // highest revision of a declaration, configMod <= configRev
+	removedRev int64        // see lb.Snapshot.RemovedRevision
+	strayRev   int64        // see lb.Snapshot.StrayRevision
 	pending    *pendingWire // nil when no staged change waits to be rolled forward
 	pendingMod int64
 
@@ -72,12 +75,21 @@ type state struct {
 	dirtyNodes  bool
 	dirtyFaults bool
 	dirtyMeta   bool
+
+	most int // len(objects) at its largest since the maps were made
 }
 
 type candidate struct {
 	node   string
 	create int64
 }
+
+// Maps that held more than trimFrom entries are made anew once no more than one
+// in trimTo is left: a map never gives its room back.
+const (
+	trimFrom = 4096
+	trimTo   = 4
+)
 
 func newState() *state {
 	return &state{
@@ -107,6 +119,12 @@ func (st *state) applyLocked(ev event) {
 			return
 		}
 		delete(st.objects, ev.key)
+		if declares(ev.key) {
+			st.removedRev = max(st.removedRev, ev.mod)
+			if ev.stray {
+				st.strayRev = max(st.strayRev, ev.mod)
+			}
+		}
 		st.clearFaultLocked(ev.key)
 		st.removeLocked(ev.key, old)
 		return
@@ -253,6 +271,27 @@ func (st *state) setHealthLocked(app, name string, v *lb.Verdict) {
 	m[name] = v
 }
 
+// trimLocked gives back the room of maps that have become much smaller.
+func (st *state) trimLocked() {
+	st.most = max(st.most, len(st.objects))
+	if st.most <= trimFrom || len(st.objects) > st.most/trimTo {
+		return
+	}
+	st.most = len(st.objects)
+	st.objects, st.apps, st.owners = remade(st.objects), remade(st.apps), remade(st.owners)
+	st.faulty, st.orphans = remade(st.faulty), remade(st.orphans)
+	st.dirtyApps, st.dirtyHealth = remade(st.dirtyApps), remade(st.dirtyHealth)
+}
+
+// remade is maps.Clone with the room that the entries need, not that of the original.
+func remade[K comparable, V any](m map[K]V) map[K]V {
+	next := make(map[K]V, len(m))
+	for k, v := range m {
+		next[k] = v
+	}
+	return next
+}
+
 // noteLocked reads a key that declares nothing. After an error what was known
 // before stays.
 func (st *state) noteLocked(ev event) error {
@@ -367,7 +406,8 @@ func (st *state) buildLocked(prev *lb.Snapshot, prefix string, revision int64) *
 		return prev
 	}
 	next := &lb.Snapshot{Epoch: st.epoch, ClusterKey: st.clusterKey, Settings: st.settings}
-	next.Revision, next.ConfigRevision = revision, st.configRev
+	next.Revision, next.ConfigRevision, next.ChangeRevision = revision, st.configRev, st.configMod
+	next.RemovedRevision, next.StrayRevision = st.removedRev, st.strayRev
 	if prev != nil {
 		next.Applications, next.Nodes, next.Faults = prev.Applications, prev.Nodes, prev.Faults
 	}
@@ -564,12 +604,14 @@ func (st *state) leaderLocked() string {
 	return lead.node
 }
 
-// diffLocked returns the events that turn the mirror into what was listed.
-func (st *state) diffLocked(listed map[string]event) []event {
+// diffLocked returns the events that turn the mirror into what was listed at the
+// revision. What is gone is gone astray unless a change was made meanwhile.
+func (st *state) diffLocked(listed map[string]event, rev int64) []event {
 	var evs []event
+	stray := listed[keyConfig].mod <= st.configMod
 	for key := range st.objects {
 		if _, ok := listed[key]; !ok {
-			evs = append(evs, event{key: key, deleted: true})
+			evs = append(evs, event{key: key, deleted: true, stray: stray, mod: rev})
 		}
 	}
 	for key, ev := range listed {

@@ -78,9 +78,10 @@ type Store struct {
 
 // view is what the mirror publishes as one.
 type view struct {
-	snap   *lb.Snapshot
-	leader string
-	access map[lb.TokenHash]AccessToken
+	snap    *lb.Snapshot
+	leader  string
+	access  map[lb.TokenHash]AccessToken
+	objects int
 }
 
 // Open checks the options and returns a Store that has talked to nobody yet.
@@ -151,6 +152,10 @@ func (s *Store) Close() error {
 func (s *Store) Current() *lb.Snapshot { return s.view.Load().snap }
 
 // Leader returns the id of the node that leads the election, "" when nobody does.
+// Objects returns how many keys the mirror holds: applications, instances,
+// tokens and what goes with them. It takes no lock.
+func (s *Store) Objects() int { return s.view.Load().objects }
+
 func (s *Store) Leader() string { return s.view.Load().leader }
 
 // Subscribe returns a channel that holds one signal when Current has changed
