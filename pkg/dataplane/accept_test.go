@@ -18,7 +18,7 @@ func TestApplier_AcceptsWhatWasNamed(t *testing.T) {
 	p := proxy.New(proxy.Options{Registry: registry, Log: zerolog.Nop()})
 	defer p.Close()
 	link := cluster.NewLink(cluster.LinkOptions{Node: lb.Node{ID: "p1"}, Registry: registry, Log: zerolog.Nop()})
-	a := newApplier("p1", nil, p, link, nil, zerolog.Nop())
+	a := newApplier("p1", nil, p, link, newLastGood(t.TempDir()), zerolog.Nop())
 	inForce := func(what, epoch string, revision int64, held bool) {
 		t.Helper()
 		if got := a.held.Load(); got.Epoch != epoch || got.ConfigRevision != revision {

@@ -44,6 +44,8 @@ type applier struct {
 	facts atomic.Pointer[applyFacts]
 	dirty chan struct{} // capacity 1: held is newer than what is on disk
 	once  sync.Once
+	// applied is called after each application; nil: it is not.
+	applied func()
 
 	// Owned by run.
 	receipt   cluster.Receipt
@@ -51,6 +53,10 @@ type applier struct {
 	took      time.Duration // of the last application
 	warned    time.Time     // when a refused snapshot was last complained about
 	heldBack  *lb.Snapshot  // suspicious, and waits for an operator's word; nil: none
+	// trusted is the newest state in force that losses are measured against, nil
+	// before there is one: what is deleted past lb-admin bit by bit adds up.
+	trusted *lb.Snapshot
+	started bool // the store has answered since the start
 }
 
 // applyFacts is what metrics and readiness show.
@@ -126,13 +132,46 @@ func (a *applier) take(snap *lb.Snapshot) {
 		return
 	}
 	start := time.Now()
-	if why := a.suspicious(snap); why != "" {
+	if !a.started {
+		a.started = true
+		a.compareWithDisk(snap)
+	}
+	if why := suspicious(a.trusted, snap); why != "" {
 		a.heldBack = snap
 		a.refuse(snap, why)
 		return
 	}
 	a.heldBack = nil
+	if t := a.trusted; t == nil || t.Epoch != snap.Epoch || snap.Revision < t.Revision || snap.StrayRevision <= t.Revision || snap.ChangeRevision > snap.StrayRevision {
+		a.trusted = snap
+	}
 	a.keep(snap, start)
+}
+
+// compareWithDisk makes the last good state on disk the one that the first
+// answer of the store is measured by, and serves by it if that answer is
+// suspicious: a proxy that happens to start while the store is empty must not
+// be the one that believes it.
+func (a *applier) compareWithDisk(snap *lb.Snapshot) {
+	if a.held.Load() != nil || a.disk.holds(snap) {
+		return
+	}
+	disk, err := a.disk.load()
+	switch {
+	case errors.Is(err, errNoLastGood):
+		return
+	case err != nil:
+		a.log.Error().Err(err).Msg("last good state not usable: what the store says is not compared with it")
+		return
+	}
+	if suspicious(disk, snap) == "" {
+		return
+	}
+	if err := a.putInForce(disk, time.Now(), true); err != nil {
+		a.log.Error().Err(err).Msg("last good state not usable")
+		return
+	}
+	a.trusted = disk
 }
 
 // keep puts a snapshot in force and has it kept on disk.
@@ -151,14 +190,19 @@ func (a *applier) keep(snap *lb.Snapshot, start time.Time) {
 // seen. What has come since is another matter, and waits for another word.
 func (a *applier) accept(word cluster.Acceptance) {
 	snap := a.heldBack
-	if snap == nil || snap.Epoch != word.Epoch || snap.ConfigRevision != word.Revision {
+	if snap == nil || snap.Epoch != word.Epoch || heldRevision(snap) != word.Revision {
 		a.log.Warn().Int64("revision", word.Revision).Str("epoch", word.Epoch).Msg("an operator accepted a configuration that is not held back here")
 		return
 	}
 	a.log.Warn().Int64("revision", word.Revision).Str("epoch", word.Epoch).Msg("an operator accepted the configuration that was held back")
-	a.heldBack = nil
+	a.heldBack, a.trusted = nil, snap
 	a.keep(snap, time.Now())
 }
+
+// heldRevision names what is declared: by the configuration's revision, which a
+// deletion past lb-admin leaves as it was, or that of such a deletion. Two of
+// them are two losses.
+func heldRevision(snap *lb.Snapshot) int64 { return max(snap.ConfigRevision, snap.RemovedRevision) }
 
 // saveInterval is the least time between two writes of the last good state.
 // With 10,000 applications one takes half a second of a core: no change may
@@ -170,7 +214,7 @@ func (a *applier) save(ctx context.Context) error {
 	var saved *lb.Snapshot
 	write := func() {
 		snap := a.held.Load()
-		if snap == nil || (saved != nil && snap.ConfigRevision == saved.ConfigRevision && snap.Epoch == saved.Epoch) {
+		if snap == nil || (saved != nil && heldRevision(snap) == heldRevision(saved) && snap.Epoch == saved.Epoch) {
 			return
 		}
 		if err := a.disk.save(snap); err != nil {
@@ -200,34 +244,68 @@ func (a *applier) save(ctx context.Context) error {
 	}
 }
 
-// suspicious says why a snapshot must not be believed: the store is another
-// one, or went back in time, and most of what is served would be gone. That is
-// what a wiped or half-restored store looks like, and no operator's change.
-func (a *applier) suspicious(snap *lb.Snapshot) string {
-	old := a.held.Load()
-	if old == nil || (snap.Epoch == old.Epoch && snap.Revision >= old.Revision) {
+// suspicious says why a snapshot must not be believed after the one that is
+// trusted (nil: none): most of what is served would be gone, and no change of
+// ours took it away. The store is another one, or went back in time, or keys
+// were deleted past lb-admin. That is what a wiped or half-restored store looks
+// like, and no operator's change.
+func suspicious(trusted, snap *lb.Snapshot) string {
+	if trusted == nil {
 		return ""
 	}
-	have, lost := 0, 0
+	var what string
+	switch {
+	case snap.Epoch != trusted.Epoch:
+		what = fmt.Sprintf("the store was replaced (revision %d before, %d now)", trusted.Revision, heldRevision(snap))
+	case snap.Revision < trusted.Revision:
+		what = fmt.Sprintf("the store went back from revision %d to %d", trusted.Revision, heldRevision(snap))
+	case snap.StrayRevision > trusted.Revision || trusted.ChangeRevision > 0 && snap.ChangeRevision <= trusted.ChangeRevision:
+		what = fmt.Sprintf("keys were deleted past lb-admin (revision %d before, %d now)", trusted.Revision, heldRevision(snap))
+	default:
+		return ""
+	}
+	l := lossOf(trusted, snap)
+	switch {
+	case l.instances*2 > l.ofInstances:
+		what += fmt.Sprintf(" and would remove %d of %d instances", l.instances, l.ofInstances)
+	case l.tokens*2 > l.ofTokens:
+		what += fmt.Sprintf(" and would remove %d of %d user tokens", l.tokens, l.ofTokens)
+	default:
+		return ""
+	}
+	return what + "; serving the last good state until the store is restored, or an operator accepts the loss (lbctl node accept)"
+}
+
+// loss is what one snapshot has and a later one has not.
+type loss struct{ instances, ofInstances, tokens, ofTokens int }
+
+func lossOf(old, snap *lb.Snapshot) (l loss) {
 	for _, app := range old.Applications {
+		l.ofInstances += len(app.Instances)
+		l.ofTokens += len(app.UserTokens)
 		now := snap.Application(app.Name)
+		if now == app {
+			continue
+		}
+		if now == nil {
+			now = &lb.Application{}
+		}
 		for i := range app.Instances {
-			have++
-			if now == nil {
-				lost++
-			} else if in, _ := now.Instance(app.Instances[i].Name); in == nil {
-				lost++
+			if in, _ := now.Instance(app.Instances[i].Name); in == nil {
+				l.instances++
+			}
+		}
+		left := make(map[lb.TokenHash]bool, len(now.UserTokens))
+		for i := range now.UserTokens {
+			left[now.UserTokens[i].SHA256] = true
+		}
+		for i := range app.UserTokens {
+			if !left[app.UserTokens[i].SHA256] {
+				l.tokens++
 			}
 		}
 	}
-	if lost*2 <= have {
-		return ""
-	}
-	what := "the store went back from revision %d to %d"
-	if snap.Epoch != old.Epoch {
-		what = "the store was replaced (revision %d before, %d now)"
-	}
-	return fmt.Sprintf(what+" and would remove %d of %d instances; serving the last good state until the store is restored, or an operator accepts the loss (lbctl node accept)", old.Revision, snap.Revision, lost, have)
+	return l
 }
 
 func (a *applier) refuse(snap *lb.Snapshot, why string) {
@@ -237,6 +315,9 @@ func (a *applier) refuse(snap *lb.Snapshot, why string) {
 	}
 	a.receipt.Refused, a.receipt.RefusedRevision = why, snap.ConfigRevision
 	a.receipt.HeldBack, a.receipt.RefusedEpoch = a.heldBack == snap, snap.Epoch
+	if a.receipt.HeldBack {
+		a.receipt.RefusedRevision = heldRevision(snap)
+	}
 	a.link.SetSnapshot(snap) // its nodes and key are still the way to report this
 	a.link.SetReceipt(a.receipt)
 	f := *a.facts.Load()
@@ -280,7 +361,7 @@ func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) 
 	now := time.Now()
 	a.lastApply, a.took = now, now.Sub(start)
 	a.link.SetSnapshot(snap)
-	if prev == nil || prev.ConfigRevision != table.ConfigRevision || prev.Epoch != table.Epoch || a.receipt.Refused != "" {
+	if prev == nil || prev.ConfigRevision != table.ConfigRevision || prev.Epoch != table.Epoch || prev.Checksum() != table.Checksum() || a.receipt.Refused != "" {
 		a.receipt = cluster.Receipt{
 			Revision: snap.Revision, ConfigRevision: snap.ConfigRevision, Epoch: snap.Epoch,
 			RingChecksum: table.Checksum(), AppliedAt: now, ApplyDuration: now.Sub(start),
@@ -301,6 +382,9 @@ func (a *applier) putInForce(snap *lb.Snapshot, start time.Time, fromDisk bool) 
 		FromDisk: fromDisk, Faults: len(snap.Faults),
 	})
 	a.once.Do(func() { close(a.first) })
+	if a.applied != nil {
+		a.applied()
+	}
 	return nil
 }
 
@@ -321,5 +405,7 @@ func (a *applier) loadFromDisk() {
 	a.log.Warn().Str("etcd", a.store.Status().LastError).Int64("revision", snap.ConfigRevision).Msg("etcd does not answer, serving by the last good state on disk")
 	if err := a.putInForce(snap, time.Now(), true); err != nil {
 		a.log.Error().Err(err).Msg("last good state not usable")
+		return
 	}
+	a.trusted = snap
 }

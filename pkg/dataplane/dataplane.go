@@ -90,6 +90,7 @@ type Plane struct {
 	apply     *applier
 
 	listeners []*gate // clear, then TLS
+	reclaim   *daemon.Reclaimer
 	ops       net.Listener
 	heir      *daemon.Inheritance // what a predecessor passed on; nil: there is none
 	offer     *daemon.Offer       // nil: off, or the path is still the predecessor's
@@ -106,7 +107,7 @@ type Plane struct {
 func New(opts Options) (_ *Plane, err error) {
 	p := &Plane{
 		opts: opts, log: opts.Log.With().Str("component", "dataplane").Logger(),
-		ejected: make(chan struct{}, 1), ready: make(chan struct{}),
+		ejected: make(chan struct{}, 1), ready: make(chan struct{}), reclaim: daemon.NewReclaimer(),
 	}
 	defer func() {
 		if err != nil {
@@ -158,6 +159,7 @@ func New(opts Options) (_ *Plane, err error) {
 	return p, nil
 }
 
+	p.apply.applied = func() { p.reclaim.Keeps(p.store.Objects()) }
 // newTracer returns nil where nothing is to be traced.
 func newTracer(opts Options) (*trace.Tracer, error) {
 	if opts.OTLPEndpoint == "" {
@@ -295,6 +297,7 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("gc", func(ctx context.Context) error { return daemon.TuneGC(ctx, gcFloor) })
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
 	run("ejections", p.reportEjections)
+	run("reclaim", p.reclaim.Run)
 	run("shares", p.shareLimits)
 	if p.accessLog != nil {
 		run("access log", p.accessLog.Run)

@@ -34,7 +34,14 @@ func TestLastGood_ComesBackWhole(t *testing.T) {
 	if _, err := l.load(); !errors.Is(err, errNoLastGood) {
 		t.Fatalf("empty directory: %v", err)
 	}
+	if l.holds(sampleSnapshot(7)) {
+		t.Error("an empty directory holds something")
+	}
 	want := sampleSnapshot(7)
+	want.ChangeRevision = 5
+	second := *want.Applications[0]
+	second.Name = "shop\"2"
+	want.Applications = append(want.Applications, &second)
 	if err := l.save(want); err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +51,23 @@ func TestLastGood_ComesBackWhole(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got.Applications[0], want.Applications[0])
+	}
+	for what, c := range map[string]struct {
+		edit func(*lb.Snapshot)
+		want bool
+	}{
+		"the same":            {func(*lb.Snapshot) {}, true},
+		"a later revision":    {func(s *lb.Snapshot) { s.Revision = 100 }, true},
+		"an earlier one":      {func(s *lb.Snapshot) { s.Revision = 6 }, false},
+		"another store":       {func(s *lb.Snapshot) { s.Epoch = "e2" }, false},
+		"declared anew":       {func(s *lb.Snapshot) { s.ConfigRevision++ }, false},
+		"an application less": {func(s *lb.Snapshot) { s.Applications = s.Applications[:1] }, false},
+	} {
+		other := *want
+		c.edit(&other)
+		if l.holds(&other) != c.want {
+			t.Errorf("holds %s: %t", what, !c.want)
+		}
 	}
 	st, err := os.Stat(filepath.Join(l.dir, lastGoodName))
 	if err != nil || st.Mode().Perm() != 0o600 {
@@ -89,29 +113,51 @@ func TestLastGood_SpoiltFileLeavesTheOneBefore(t *testing.T) {
 	}
 }
 
-func TestApplier_SuspectsAStoreThatLostMost(t *testing.T) {
-	a := &applier{}
+func TestSuspicious_AStoreThatLostMost(t *testing.T) {
 	old := sampleSnapshot(100)
-	a.held.Store(old)
-	empty := &lb.Snapshot{Epoch: "e2", Revision: 5}
-	back := sampleSnapshot(50)
-	back.Applications = nil
-	half := sampleSnapshot(50)
-	half.Applications[0].Instances = half.Applications[0].Instances[:1]
-	forward := &lb.Snapshot{Epoch: "e1", Revision: 101}
+	old.ChangeRevision = 90
+	later := func(edit func(*lb.Snapshot, *lb.Application)) *lb.Snapshot {
+		s := sampleSnapshot(120)
+		s.ChangeRevision = 90
+		edit(s, s.Applications[0])
+		return s
+	}
+	none := func(s *lb.Snapshot, _ *lb.Application) { s.Applications = nil }
 	for name, c := range map[string]struct {
 		snap *lb.Snapshot
-		want bool
+		want string
 	}{
-		"wiped":                       {empty, true},
-		"restored to before its apps": {back, true},
-		"half is not more than half":  {half, false},
-		"an operator removed all":     {forward, false},
-		"the same again":              {old, false},
+		"wiped": {&lb.Snapshot{Epoch: "e2", Revision: 5}, "replaced"},
+		"restored to before its apps": {later(func(s *lb.Snapshot, a *lb.Application) {
+			none(s, a)
+			s.Revision, s.ConfigRevision, s.ChangeRevision = 50, 49, 49
+		}), "went back"},
+		"half is not more than half": {later(func(s *lb.Snapshot, a *lb.Application) {
+			s.Epoch, a.Instances = "e2", a.Instances[:1]
+		}), ""},
+		"replaced by its equal":          {later(func(s *lb.Snapshot, _ *lb.Application) { s.Epoch = "e2" }), ""},
+		"replaced, all tokens gone":      {later(func(s *lb.Snapshot, a *lb.Application) { s.Epoch, a.UserTokens = "e2", nil }), "2 of 2 user tokens"},
+		"the same again":                 {old, ""},
+		"an operator removed all":        {later(func(s *lb.Snapshot, a *lb.Application) { none(s, a); s.ChangeRevision = 110 }), ""},
+		"all deleted past lb-admin":      {later(none), "past lb-admin"},
+		"half deleted past lb-admin":     {later(func(_ *lb.Snapshot, a *lb.Application) { a.Instances = a.Instances[1:] }), ""},
+		"tokens deleted past lb-admin":   {later(func(_ *lb.Snapshot, a *lb.Application) { a.UserTokens = nil }), "2 of 2 user tokens"},
+		"deleted with what tells of it":  {later(func(s *lb.Snapshot, a *lb.Application) { none(s, a); s.ChangeRevision = 0 }), "past lb-admin"},
+		"deleted, then an honest change": {later(func(s *lb.Snapshot, a *lb.Application) { none(s, a); s.StrayRevision, s.ChangeRevision = 110, 115 }), "past lb-admin"},
+		"astray, but before":             {later(func(s *lb.Snapshot, a *lb.Application) { none(s, a); s.StrayRevision, s.ChangeRevision = 95, 115 }), ""},
 	} {
-		if why := a.suspicious(c.snap); (why != "") != c.want {
-			t.Errorf("%s: %q", name, why)
+		got := suspicious(old, c.snap)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+	if why := suspicious(nil, &lb.Snapshot{}); why != "" {
+		t.Errorf("nothing to compare with: %q", why)
+	}
+	// A file of an older release does not tell the revision of the last change.
+	old.ChangeRevision = 0
+	if why := suspicious(old, later(none)); why != "" {
+		t.Errorf("%q", why)
 	}
 }
 
