@@ -90,33 +90,16 @@ var errDryRun = errors.New("dry run")
 // that would do.
 func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, a application) error {
 	patience(w, a.wait)
-	var out ApplyResult
-	var base *lb.Snapshot
-	res, err := s.store.Update(r.Context(), audit(r, a.action, a.note), func(d *store.Draft) error {
-		base = d.Base()
-		if err := conditionOf(r).check("the configuration", base.ConfigRevision); err != nil {
+	out, res, err := s.foresee(r, a.action, a.note, limits{a.dryRun, a.most}, func(d *store.Draft) error {
+		if err := conditionOf(r).check("the configuration", d.Base().ConfigRevision); err != nil {
 			return err
 		}
-		if err := declareAll(d, a); err != nil {
-			return err
-		}
-		var unknown error
-		if out, unknown = s.outcome(d, a); a.most != nil {
-			if err := refuseMoves(&out, a.most, unknown); err != nil {
-				return err
-			}
-		}
-		if a.dryRun {
-			return errDryRun
-		}
-		return nil
+		return declareAll(d, a)
 	})
-	if err != nil && !errors.Is(err, errDryRun) {
+	if err != nil {
 		return err
 	}
-	out.DryRun = a.dryRun
-	out.Revision = base.ConfigRevision
-	if !a.dryRun && res.Changed {
+	if res.Changed {
 		out.Revision = res.Revision
 		s.settled(r.Context(), res.Revision)
 	}
@@ -125,6 +108,41 @@ func (s *Server) carryOut(w http.ResponseWriter, r *http.Request, a application)
 	}
 	w.Header().Set("ETag", ETag(out.Revision))
 	return answer(w, http.StatusOK, out)
+}
+
+// limits are what a caller asks of a change beside itself.
+type limits struct {
+	dryRun bool
+	most   *float64 // share of an application's users that may move; nil: all
+}
+
+func limitsOf(q *query) limits { return limits{q.flag("dry_run"), q.share("max_moved")} }
+
+// asked reports whether it must be known who moves.
+func (l limits) asked() bool { return l.dryRun || l.most != nil }
+
+// foresee makes a change after it has told what it does, unless that is more
+// than the limits let happen. In a dry run it only tells.
+func (s *Server) foresee(r *http.Request, action, note string, l limits, change func(*store.Draft) error) (out ApplyResult, res store.Result, err error) {
+	res, err = s.store.Update(r.Context(), audit(r, action, note), func(d *store.Draft) error {
+		if err := change(d); err != nil {
+			return err
+		}
+		var unknown error
+		out, unknown = s.outcome(d, l.dryRun)
+		out.DryRun, out.Revision = l.dryRun, d.Base().ConfigRevision
+		if err := refuseMoves(&out, l.most, unknown); err != nil {
+			return err
+		}
+		if l.dryRun {
+			return errDryRun
+		}
+		return nil
+	})
+	if errors.Is(err, errDryRun) {
+		return out, store.Result{}, nil
+	}
+	return out, res, err
 }
 
 // declareAll puts the document into the draft, or returns every fault of the
@@ -224,11 +242,12 @@ func foreignTokens(d *store.Draft, doc *lb.Document, name string, prune bool) lb
 	return fs
 }
 
-// outcome tells what the draft does. With an error it does not tell who moves.
-func (s *Server) outcome(d *store.Draft, a application) (ApplyResult, error) {
+// outcome tells what the draft does, with the objects before and after where
+// whole is true. With an error it does not tell who moves.
+func (s *Server) outcome(d *store.Draft, whole bool) (ApplyResult, error) {
 	changes := d.Changes()
 	out := ApplyResult{
-		Unchanged: len(changes) == 0, Changes: changesOf(changes, a.dryRun),
+		Unchanged: len(changes) == 0, Changes: changesOf(changes, whole),
 		Created: []string{}, Changed: []string{}, Deleted: []string{}, Moved: map[string]float64{},
 		Movements: map[string]Movement{},
 	}

@@ -137,6 +137,17 @@ func IfExists() CallOption {
 	return func(r *http.Request) { r.Header.Set("If-Match", "*") }
 }
 
+// MaxMoved refuses a change that moves more than this share, 0 to 1, of the
+// application's users. Draining, activating, disabling and deleting instances
+// take it.
+func MaxMoved(share float64) CallOption {
+	return func(r *http.Request) {
+		q := r.URL.Query()
+		q.Set("max_moved", strconv.FormatFloat(share, 'g', -1, 64))
+		r.URL.RawQuery = q.Encode()
+	}
+}
+
 // Applications returns every application, by name.
 func (c *Client) Applications(ctx context.Context) ([]Application, error) {
 	return all[Application](ctx, c, "/apps")
@@ -231,17 +242,36 @@ func (c *Client) DeleteInstance(ctx context.Context, app, name string, opts ...C
 // returns when nothing is open any more, or when the wait is over: then
 // Drained is false and Open says how many are left; that is no error.
 func (c *Client) DrainInstance(ctx context.Context, app, name string, wait time.Duration, opts ...CallOption) (*InstanceState, error) {
-	return c.setState(ctx, app, name, "drain", wait, opts)
+	return c.setState(ctx, app, name, verbDrain, wait, opts)
 }
 
 // ActivateInstance lets the instance take requests again.
 func (c *Client) ActivateInstance(ctx context.Context, app, name string, opts ...CallOption) (*InstanceState, error) {
-	return c.setState(ctx, app, name, "activate", 0, opts)
+	return c.setState(ctx, app, name, verbActivate, 0, opts)
 }
 
 // DisableInstance takes the instance out; it is not probed either.
 func (c *Client) DisableInstance(ctx context.Context, app, name string, wait time.Duration, opts ...CallOption) (*InstanceState, error) {
-	return c.setState(ctx, app, name, "disable", wait, opts)
+	return c.setState(ctx, app, name, verbDisable, wait, opts)
+}
+
+// The verbs that give an instance its state.
+const (
+	verbDrain    = "drain"
+	verbActivate = "activate"
+	verbDisable  = "disable"
+)
+
+// PlanState tells what giving the instance the state would do, as a dry run of
+// Apply does, and changes nothing.
+func (c *Client) PlanState(ctx context.Context, app, name string, state lb.State, opts ...CallOption) (*ApplyResult, error) {
+	verb := map[lb.State]string{lb.Draining: verbDrain, lb.Active: verbActivate, lb.Disabled: verbDisable}[state]
+	return object[ApplyResult](ctx, c, http.MethodPost, instancePath(app, name)+"/"+verb+"?dry_run=true", nil, opts...)
+}
+
+// PlanDeleteInstance is PlanState for removing the instance.
+func (c *Client) PlanDeleteInstance(ctx context.Context, app, name string, opts ...CallOption) (*ApplyResult, error) {
+	return object[ApplyResult](ctx, c, http.MethodDelete, instancePath(app, name)+"?dry_run=true", nil, opts...)
 }
 
 func (c *Client) setState(ctx context.Context, app, name, verb string, wait time.Duration, opts []CallOption) (*InstanceState, error) {

@@ -18,7 +18,8 @@ type endpoint struct {
 	body         any  // a value of the body's type; nil for none
 	bodyKind     string
 	optionalBody bool
-	status       int // of success; 0 means 200
+	status       int  // of success; 0 means 200
+	plans        bool // takes dry_run and max_moved; a dry run is answered with ApplyResult
 	created      bool
 	answer       any // a value of the answer's type; nil for no JSON
 	answerKind   string
@@ -35,6 +36,7 @@ var (
 	waitFor  = param{"wait", "duration", "how long to wait, as 10s; at most 10m"}
 	dryRun   = param{"dry_run", "boolean", "tell what would change and change nothing"}
 	maxMoved = param{"max_moved", "string", "refuse, with 409, what moves a larger share of an application's users, as 5% or 0.05"}
+	planning = []param{dryRun, maxMoved}
 	explains = []param{
 		{"app", "string", "the application; this or token"},
 		{"token", "string", "a user token of the application"},
@@ -64,10 +66,10 @@ func init() {
 		{method: "GET", path: "/apps/{app}/instances/{name}", role: RoleViewer, summary: "Read an instance", answer: Instance{}, handle: (*Server).getInstance},
 		{method: "PUT", path: "/apps/{app}/instances/{name}", role: RoleAdmin, conditional: true, summary: "Add or replace an instance; without a token the stored one stays", body: instanceBody{}, created: true, answer: Instance{}, handle: (*Server).putInstance},
 		{method: "PATCH", path: "/apps/{app}/instances/{name}", role: RoleAdmin, conditional: true, summary: "Change an instance by an RFC 7396 merge patch", body: instanceBody{}, bodyKind: mergePatch, answer: Instance{}, handle: (*Server).patchInstance},
-		{method: "DELETE", path: "/apps/{app}/instances/{name}", role: RoleAdmin, conditional: true, summary: "Remove an instance", status: 204, handle: (*Server).deleteInstance},
-		{method: "POST", path: "/apps/{app}/instances/{name}/drain", role: RoleOperator, conditional: true, summary: "Give the instance no new requests; wait until none is open", query: []param{waitFor}, answer: InstanceState{}, handle: (*Server).drain},
-		{method: "POST", path: "/apps/{app}/instances/{name}/activate", role: RoleOperator, conditional: true, summary: "Let the instance take requests", query: []param{waitFor}, answer: InstanceState{}, handle: (*Server).activate},
-		{method: "POST", path: "/apps/{app}/instances/{name}/disable", role: RoleOperator, conditional: true, summary: "Take the instance out; it is not probed either", query: []param{waitFor}, answer: InstanceState{}, handle: (*Server).disable},
+		{method: "DELETE", path: "/apps/{app}/instances/{name}", role: RoleAdmin, conditional: true, summary: "Remove an instance", query: planning, plans: true, status: 204, handle: (*Server).deleteInstance},
+		{method: "POST", path: "/apps/{app}/instances/{name}/drain", role: RoleOperator, conditional: true, summary: "Give the instance no new requests; wait until none is open", query: append([]param{waitFor}, planning...), plans: true, answer: InstanceState{}, handle: (*Server).drain},
+		{method: "POST", path: "/apps/{app}/instances/{name}/activate", role: RoleOperator, conditional: true, summary: "Let the instance take requests", query: append([]param{waitFor}, planning...), plans: true, answer: InstanceState{}, handle: (*Server).activate},
+		{method: "POST", path: "/apps/{app}/instances/{name}/disable", role: RoleOperator, conditional: true, summary: "Take the instance out; it is not probed either", query: append([]param{waitFor}, planning...), plans: true, answer: InstanceState{}, handle: (*Server).disable},
 
 		{method: "POST", path: "/apply", role: RoleAdmin, conditional: true, summary: "Apply a whole document as one change", query: []param{dryRun, {"prune", "boolean", "delete applications that the document does not name"}, maxMoved, waitFor}, body: documentBody{}, answer: ApplyResult{}, handle: (*Server).apply},
 		{method: "GET", path: "/export", role: RoleViewer, summary: "Read the whole document; with secrets for the role admin", query: []param{{"secrets", "boolean", "with tokens; needs the role admin"}, {"format", "string", "json or yaml; default by Accept, else json"}}, answer: documentBody{}, handle: (*Server).export},

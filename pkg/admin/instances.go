@@ -206,7 +206,7 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request, q *query)
 		return err
 	}
 	app, name := r.PathValue("app"), r.PathValue("name")
-	snap, err := s.changeInstance(r, "instance.patch", func(d *store.Draft, a *lb.Application, at int) error {
+	snap, _, err := s.changeInstance(r, "instance.patch", limits{}, func(d *store.Draft, a *lb.Application, at int) error {
 		whole, err := a.Instances[at].MarshalSecret()
 		if err != nil {
 			return err
@@ -225,10 +225,11 @@ func (s *Server) patchInstance(w http.ResponseWriter, r *http.Request, q *query)
 }
 
 // changeInstance changes the instance of the path, which must exist and be
-// at the revision that the request names.
-func (s *Server) changeInstance(r *http.Request, action string, f func(d *store.Draft, a *lb.Application, at int) error) (*lb.Snapshot, error) {
+// at the revision that the request names. In a dry run it tells what that would
+// do, and returns no snapshot.
+func (s *Server) changeInstance(r *http.Request, action string, l limits, f func(d *store.Draft, a *lb.Application, at int) error) (*lb.Snapshot, *ApplyResult, error) {
 	id := r.PathValue("app") + "/" + r.PathValue("name")
-	_, snap, err := s.update(r, action, id, func(d *store.Draft) error {
+	change := func(d *store.Draft) error {
 		a, err := draftApp(d, r)
 		if err != nil {
 			return err
@@ -241,21 +242,33 @@ func (s *Server) changeInstance(r *http.Request, action string, f func(d *store.
 			return err
 		}
 		return f(d, a, at)
-	})
-	return snap, err
+	}
+	if !l.asked() {
+		_, snap, err := s.update(r, action, id, change)
+		return snap, nil, err
+	}
+	out, res, err := s.foresee(r, action, id, l, change)
+	if err != nil || l.dryRun {
+		return nil, &out, err
+	}
+	return s.settled(r.Context(), res.Revision), nil, nil
 }
 
 func (s *Server) deleteInstance(w http.ResponseWriter, r *http.Request, q *query) error {
+	l := limitsOf(q)
 	if err := q.err(); err != nil {
 		return err
 	}
-	_, err := s.changeInstance(r, "instance.delete", func(d *store.Draft, a *lb.Application, at int) error {
+	_, plan, err := s.changeInstance(r, "instance.delete", l, func(d *store.Draft, a *lb.Application, at int) error {
 		a.Instances = append(a.Instances[:at], a.Instances[at+1:]...)
 		d.Put(a)
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if plan != nil {
+		return answer(w, http.StatusOK, plan)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -274,13 +287,13 @@ func (s *Server) disable(w http.ResponseWriter, r *http.Request, q *query) error
 }
 
 func (s *Server) setState(w http.ResponseWriter, r *http.Request, q *query, action string, state lb.State) error {
-	wait := q.wait()
+	wait, l := q.wait(), limitsOf(q)
 	if err := q.err(); err != nil {
 		return err
 	}
 	patience(w, wait)
 	changed := false
-	snap, err := s.changeInstance(r, action, func(d *store.Draft, a *lb.Application, at int) error {
+	snap, plan, err := s.changeInstance(r, action, l, func(d *store.Draft, a *lb.Application, at int) error {
 		changed = a.Instances[at].State != state
 		if !changed {
 			return nil
@@ -291,6 +304,9 @@ func (s *Server) setState(w http.ResponseWriter, r *http.Request, q *query, acti
 	})
 	if err != nil {
 		return err
+	}
+	if plan != nil {
+		return answer(w, http.StatusOK, plan)
 	}
 	out := InstanceState{App: r.PathValue("app"), Instance: r.PathValue("name"), State: state}
 	if a := snap.Application(out.App); a != nil {

@@ -168,6 +168,14 @@ func (d *describer) responses(e *endpoint) map[string]any {
 	if e.created {
 		out["201"] = ok
 	}
+	if e.plans {
+		// A dry run has an answer of its own.
+		either := d.of(reflect.TypeFor[ApplyResult]())
+		if e.answer != nil {
+			either = schema{"anyOf": []any{d.of(reflect.TypeOf(e.answer)), either}}
+		}
+		out["200"] = map[string]any{"description": "done, or what would be in a dry run", "content": map[string]any{"application/json": map[string]any{"schema": either}}}
+	}
 	return out
 }
 

@@ -3,11 +3,14 @@ package admin
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"difylb/pkg/lb"
 	"difylb/pkg/sketch"
 )
 
@@ -149,4 +152,129 @@ func TestApply_RefusesToMoveMoreThanMay(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.body), &res); err != nil || res["touched"] == nil || res["movements"] == nil {
 		t.Errorf("%v: %s", err, r.body)
 	}
+}
+
+// TestInstances_ADryRunTellsWhoMoves compares what a dry run of each call tells
+// with what explain says before and after the real one.
+func TestInstances_ADryRunTellsWhoMoves(t *testing.T) {
+	var sample sketch.Sample
+	f := newFixture(t, func(o *Options) {
+		o.Recent = func(app string) sketch.Sample {
+			if app == "shop" {
+				return sample
+			}
+			return sketch.Sample{}
+		}
+	})
+	f.applyShop()
+	var users []string
+	for i := range 200 {
+		users = append(users, strings.Repeat("u", i+1))
+	}
+	chosen := func() map[string]string {
+		out := make(map[string]string)
+		for _, u := range users {
+			e, err := f.admin.Explain(ctx, "shop", u)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[u] = e.Chosen
+		}
+		return out
+	}
+	sample = seen(t, f, "shop", users...)
+	f.hub.set(3)
+	for _, c := range []struct {
+		name string
+		plan func() (*ApplyResult, error)
+		do   func() error
+		how  string // of dify1; "": its requests are left alone
+		from string
+	}{
+		{"drain", func() (*ApplyResult, error) { return f.admin.PlanState(ctx, "shop", "dify1", lb.Draining) },
+			func() error { _, err := f.admin.DrainInstance(ctx, "shop", "dify1", 0); return err }, "draining", "dify1"},
+		{"disable", func() (*ApplyResult, error) { return f.admin.PlanState(ctx, "shop", "dify1", lb.Disabled) },
+			func() error { _, err := f.admin.DisableInstance(ctx, "shop", "dify1", 0); return err }, "disabled", ""},
+		{"activate", func() (*ApplyResult, error) { return f.admin.PlanState(ctx, "shop", "dify1", lb.Active) },
+			func() error { _, err := f.admin.ActivateInstance(ctx, "shop", "dify1"); return err }, "", "dify2"},
+		{"delete", func() (*ApplyResult, error) { return f.admin.PlanDeleteInstance(ctx, "shop", "dify1") },
+			func() error { return f.admin.DeleteInstance(ctx, "shop", "dify1") }, Removed, "dify1"},
+	} {
+		before, revision := chosen(), f.store.Current().ConfigRevision
+		plan, err := c.plan()
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got := f.store.Current(); got.ConfigRevision != revision || plan.Revision != revision || !plan.DryRun || plan.Unchanged {
+			t.Errorf("%s: at %d, was %d, plan %+v", c.name, got.ConfigRevision, revision, plan)
+		}
+		if after := chosen(); !maps.Equal(after, before) {
+			t.Errorf("%s: the dry run moved users", c.name)
+		}
+		if err := c.do(); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		moving := int64(0)
+		for u, after := range chosen() {
+			if after != before[u] {
+				moving++
+			}
+		}
+		m := plan.Movements["shop"]
+		if moving == 0 {
+			if len(plan.Moved) > 0 || len(plan.Movements) > 0 {
+				t.Errorf("%s: nobody moves, told %+v", c.name, plan.Movements)
+			}
+		} else if m.Share != plan.Moved["shop"] || math.Abs(m.Share-float64(moving)/200) > 0.15 || len(m.Flows) != 1 || m.Flows[0].From != c.from ||
+			m.Recent == nil || m.Recent.Seen != 200 || m.Recent.Moving != moving {
+			t.Errorf("%s: %d of 200 move, told %+v, recent %+v", c.name, moving, m, m.Recent)
+		}
+		var want []Touched
+		if c.how != "" {
+			want = []Touched{{App: "shop", Instance: "dify1", How: c.how, Open: 3}}
+		}
+		if !slices.Equal(plan.Touched, want) {
+			t.Errorf("%s: touched %+v", c.name, plan.Touched)
+		}
+	}
+	// What is so already changes nothing.
+	plan, err := f.admin.PlanState(ctx, "shop", "dify2", lb.Active)
+	if err != nil || !plan.Unchanged || len(plan.Movements) > 0 || len(plan.Touched) > 0 {
+		t.Errorf("%+v, %v", plan, err)
+	}
+}
+
+func TestInstances_RefuseToMoveMoreThanMay(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	before := f.store.Current().ConfigRevision
+	most := MaxMoved(0.05)
+	for name, call := range map[string]func() error{
+		"drain":           func() error { _, err := f.admin.DrainInstance(ctx, "shop", "dify1", time.Second, most); return err },
+		"disable":         func() error { _, err := f.admin.DisableInstance(ctx, "shop", "dify1", 0, most); return err },
+		"delete":          func() error { return f.admin.DeleteInstance(ctx, "shop", "dify1", most) },
+		"a dry run":       func() error { _, err := f.admin.PlanState(ctx, "shop", "dify1", lb.Draining, most); return err },
+		"one of deleting": func() error { _, err := f.admin.PlanDeleteInstance(ctx, "shop", "dify1", most); return err },
+	} {
+		var p *ProblemError
+		if err := call(); !errors.As(err, &p) || p.Status != 409 || p.Type != typePrefix+"moves-too-many" || !strings.Contains(p.Detail, "at most 5% may") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if f.store.Current().ConfigRevision != before {
+		t.Error("something was changed")
+	}
+	if _, err := f.admin.DrainInstance(ctx, "shop", "dify1", 0, MaxMoved(1)); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.admin.ActivateInstance(ctx, "shop", "dify1", most); err == nil {
+		t.Error("activate moves more back than may")
+	}
+	// As strict as the real call: who may, what is there, at which revision.
+	f.want(403, RoleViewer, "POST", "/api/v1/apps/shop/instances/dify1/drain?dry_run", "")
+	f.want(403, RoleOperator, "DELETE", "/api/v1/apps/shop/instances/dify1?dry_run", "")
+	f.want(404, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify9/drain?dry_run", "")
+	f.want(412, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/activate?dry_run", "", "If-Match", `"1"`)
+	f.want(400, RoleOperator, "POST", "/api/v1/apps/shop/instances/dify1/activate?dryrun", "")
+	f.want(400, RoleAdmin, "DELETE", "/api/v1/apps/shop/instances/dify1?max_moved=5", "")
 }

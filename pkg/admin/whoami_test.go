@@ -174,6 +174,8 @@ func TestOpenAPI_AnswersToWritesAreAsDescribed(t *testing.T) {
 		{200, "POST", "/apps/{app}/instances/{name}/drain", "/apps/shop/instances/dify1/drain", "", nil},
 		{200, "POST", "/apps/{app}/instances/{name}/disable", "/apps/shop/instances/dify1/disable", "", nil},
 		{200, "POST", "/apps/{app}/instances/{name}/activate", "/apps/shop/instances/dify1/activate?wait=1s", "", nil},
+		{200, "POST", "/apps/{app}/instances/{name}/drain", "/apps/shop/instances/dify1/drain?dry_run", "", nil},
+		{200, "DELETE", "/apps/{app}/instances/{name}", "/apps/shop/instances/dify1?dry_run", "", nil},
 		{200, "POST", "/apply", "/apply?dry_run&prune", fewer, yaml},
 		{200, "POST", "/apply", "/apply?wait=1s", fewer, yaml},
 		{200, "POST", "/check", "/check", "", nil},
