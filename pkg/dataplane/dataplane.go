@@ -88,9 +88,9 @@ type Plane struct {
 	tracer    *trace.Tracer // nil: off
 	certs     *proxy.Certificates
 	apply     *applier
+	reclaim   *daemon.Reclaimer
 
 	listeners []*gate // clear, then TLS
-	reclaim   *daemon.Reclaimer
 	ops       net.Listener
 	heir      *daemon.Inheritance // what a predecessor passed on; nil: there is none
 	offer     *daemon.Offer       // nil: off, or the path is still the predecessor's
@@ -156,10 +156,10 @@ func New(opts Options) (_ *Plane, err error) {
 	})
 	p.server = proxy.NewServer(p.proxy)
 	p.apply = newApplier(p.node.ID, p.store, p.proxy, p.link, newLastGood(opts.DataDir), p.log)
+	p.apply.applied = func() { p.reclaim.Keeps(p.store.Objects()) }
 	return p, nil
 }
 
-	p.apply.applied = func() { p.reclaim.Keeps(p.store.Objects()) }
 // newTracer returns nil where nothing is to be traced.
 func newTracer(opts Options) (*trace.Tracer, error) {
 	if opts.OTLPEndpoint == "" {
@@ -294,10 +294,10 @@ func (p *Plane) Run(ctx context.Context) error {
 	run("names", p.names.Run)
 	run("follow names", p.proxy.FollowNames)
 	run("link", p.link.Run)
+	run("reclaim", p.reclaim.Run)
 	run("gc", func(ctx context.Context) error { return daemon.TuneGC(ctx, gcFloor) })
 	run("register", func(ctx context.Context) error { return p.store.Register(ctx, p.node) })
 	run("ejections", p.reportEjections)
-	run("reclaim", p.reclaim.Run)
 	run("shares", p.shareLimits)
 	if p.accessLog != nil {
 		run("access log", p.accessLog.Run)
