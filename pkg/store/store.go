@@ -151,11 +151,11 @@ func (s *Store) Close() error {
 // Current returns the newest Snapshot, nil before the first list. It takes no lock.
 func (s *Store) Current() *lb.Snapshot { return s.view.Load().snap }
 
-// Leader returns the id of the node that leads the election, "" when nobody does.
 // Objects returns how many keys the mirror holds: applications, instances,
 // tokens and what goes with them. It takes no lock.
 func (s *Store) Objects() int { return s.view.Load().objects }
 
+// Leader returns the id of the node that leads the election, "" when nobody does.
 func (s *Store) Leader() string { return s.view.Load().leader }
 
 // Subscribe returns a channel that holds one signal when Current has changed
