@@ -34,6 +34,8 @@ type Options struct {
 	Limit time.Duration
 	// Bins is where lb-admin and lb-proxy are; empty builds them.
 	Bins string
+	// Old is the directory of another lb-proxy, which takes part as well; empty: none does.
+	Old string
 	// Benchmarks runs the Go benchmarks as well.
 	Benchmarks bool
 	// Progress takes a line for each step.
@@ -205,8 +207,12 @@ func (a *arena) entrants(ctx context.Context, o Options) ([]contestant, error) {
 		}
 	}
 	var list []contestant
-	for _, c := range contestants {
-		if len(o.Contestants) > 0 && !slices.Contains(o.Contestants, c.name) {
+	all := contestants
+	if o.Old != "" {
+		all = append(slices.Clone(all), oldContestant(o.Old))
+	}
+	for _, c := range all {
+		if c.name != LBProxyOld && len(o.Contestants) > 0 && !slices.Contains(o.Contestants, c.name) {
 			continue
 		}
 		if c.name == LBProxy {

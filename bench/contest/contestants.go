@@ -33,6 +33,7 @@ const (
 // Names of the contestants.
 const (
 	LBProxy      = "lb-proxy"
+	LBProxyOld   = "lb-proxy, old" // of Options.Old
 	Nginx        = "nginx"
 	HAProxy      = "HAProxy"
 	ReverseProxy = "ReverseProxy"
@@ -57,7 +58,9 @@ type contestant struct {
 
 var contestants = []contestant{
 	{
-		name: LBProxy, command: lbProxyCommand, readsBody: true,
+		name: LBProxy, command: func(ctx context.Context, a *arena, _ int, addr netip.AddrPort) ([]string, error) {
+			return lbProxyCommand(ctx, a, a.bins, addr)
+		}, readsBody: true,
 		about: "user id from the JSON body, application by token; statistics, passive health, one JSON line per request in a file",
 		version: func(a *arena) string {
 			return strings.TrimPrefix(firstLine(a.bin("lb-proxy"), "--version"), "lb-proxy ")
@@ -220,7 +223,20 @@ func reverseProxyCommand(_ context.Context, a *arena, _ int, addr netip.AddrPort
 	return command, nil
 }
 
-func lbProxyCommand(ctx context.Context, a *arena, _ int, addr netip.AddrPort) ([]string, error) {
+// oldContestant is the lb-proxy of another build, to compare with.
+func oldContestant(dir string) contestant {
+	return contestant{
+		name: LBProxyOld, command: func(ctx context.Context, a *arena, _ int, addr netip.AddrPort) ([]string, error) {
+			return lbProxyCommand(ctx, a, dir, addr)
+		},
+		readsBody: true, about: "another build of lb-proxy",
+		version: func(*arena) string {
+			return strings.TrimPrefix(firstLine(filepath.Join(dir, "lb-proxy"), "--version"), "lb-proxy ")
+		},
+	}
+}
+
+func lbProxyCommand(ctx context.Context, a *arena, dir string, addr netip.AddrPort) ([]string, error) {
 	if err := a.startAdmin(ctx); err != nil {
 		return nil, err
 	}
@@ -228,10 +244,11 @@ func lbProxyCommand(ctx context.Context, a *arena, _ int, addr netip.AddrPort) (
 	if err != nil {
 		return nil, err
 	}
+	node := "bench-" + strconv.Itoa(int(addr.Port()))
 	return []string{
-		a.bin("lb-proxy"), "--listen", addr.String(), "--ops-listen", ops.String(), "--etcd-endpoints", a.etcd,
-		"--node-id", "bench-" + strconv.Itoa(int(addr.Port())), "--data-dir", filepath.Join(a.dir, "lb-proxy.data"),
-		"--access-log", filepath.Join(a.dir, "lb-proxy.access.log"), "--max-body", "1g",
+		filepath.Join(dir, "lb-proxy"), "--listen", addr.String(), "--ops-listen", ops.String(), "--etcd-endpoints", a.etcd,
+		"--node-id", node, "--data-dir", filepath.Join(a.dir, node),
+		"--access-log", filepath.Join(a.dir, node+".access.log"), "--max-body", "1g",
 		"--shutdown-grace", "1s", "--log-level", "warn",
 	}, nil
 }
