@@ -73,6 +73,94 @@ func (LimitKind) EnumDescriptor() ([]byte, []int) {
 	return file_cluster_proto_rawDescGZIP(), []int{0}
 }
 
+type Announcement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // JSON
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Announcement) Reset() {
+	*x = Announcement{}
+	mi := &file_cluster_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Announcement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Announcement) ProtoMessage() {}
+
+func (x *Announcement) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Announcement.ProtoReflect.Descriptor instead.
+func (*Announcement) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Announcement) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Announcement) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type Heard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Heard) Reset() {
+	*x = Heard{}
+	mi := &file_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Heard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Heard) ProtoMessage() {}
+
+func (x *Heard) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Heard.ProtoReflect.Descriptor instead.
+func (*Heard) Descriptor() ([]byte, []int) {
+	return file_cluster_proto_rawDescGZIP(), []int{1}
+}
+
 type ProbesQuery struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	After         int64                  `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // only those after this ProbesPart.newest of the same boot; 0: all
@@ -82,7 +170,7 @@ type ProbesQuery struct {
 
 func (x *ProbesQuery) Reset() {
 	*x = ProbesQuery{}
-	mi := &file_cluster_proto_msgTypes[0]
+	mi := &file_cluster_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -94,7 +182,7 @@ func (x *ProbesQuery) String() string {
 func (*ProbesQuery) ProtoMessage() {}
 
 func (x *ProbesQuery) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[0]
+	mi := &file_cluster_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -107,7 +195,7 @@ func (x *ProbesQuery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbesQuery.ProtoReflect.Descriptor instead.
 func (*ProbesQuery) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{0}
+	return file_cluster_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ProbesQuery) GetAfter() int64 {
@@ -128,7 +216,7 @@ type ProbesPart struct {
 
 func (x *ProbesPart) Reset() {
 	*x = ProbesPart{}
-	mi := &file_cluster_proto_msgTypes[1]
+	mi := &file_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +228,7 @@ func (x *ProbesPart) String() string {
 func (*ProbesPart) ProtoMessage() {}
 
 func (x *ProbesPart) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[1]
+	mi := &file_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +241,7 @@ func (x *ProbesPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbesPart.ProtoReflect.Descriptor instead.
 func (*ProbesPart) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{1}
+	return file_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ProbesPart) GetElected() bool {
@@ -191,7 +279,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_cluster_proto_msgTypes[2]
+	mi := &file_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +291,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[2]
+	mi := &file_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +304,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{2}
+	return file_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Probe) GetApp() string {
@@ -278,7 +366,7 @@ type ProxyMessage struct {
 
 func (x *ProxyMessage) Reset() {
 	*x = ProxyMessage{}
-	mi := &file_cluster_proto_msgTypes[3]
+	mi := &file_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +378,7 @@ func (x *ProxyMessage) String() string {
 func (*ProxyMessage) ProtoMessage() {}
 
 func (x *ProxyMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[3]
+	mi := &file_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +391,7 @@ func (x *ProxyMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyMessage.ProtoReflect.Descriptor instead.
 func (*ProxyMessage) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{3}
+	return file_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProxyMessage) GetKind() isProxyMessage_Kind {
@@ -425,7 +513,7 @@ type AdminMessage struct {
 
 func (x *AdminMessage) Reset() {
 	*x = AdminMessage{}
-	mi := &file_cluster_proto_msgTypes[4]
+	mi := &file_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +525,7 @@ func (x *AdminMessage) String() string {
 func (*AdminMessage) ProtoMessage() {}
 
 func (x *AdminMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[4]
+	mi := &file_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +538,7 @@ func (x *AdminMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminMessage.ProtoReflect.Descriptor instead.
 func (*AdminMessage) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{4}
+	return file_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AdminMessage) GetKind() isAdminMessage_Kind {
@@ -582,7 +670,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cluster_proto_msgTypes[5]
+	mi := &file_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +682,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[5]
+	mi := &file_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +695,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{5}
+	return file_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hello) GetNode() string {
@@ -655,7 +743,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cluster_proto_msgTypes[6]
+	mi := &file_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +755,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[6]
+	mi := &file_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +768,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{6}
+	return file_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetNode() string {
@@ -702,7 +790,7 @@ type Subscribe struct {
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +802,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[7]
+	mi := &file_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +815,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Subscribe) GetStatus() bool {
@@ -766,7 +854,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +866,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[8]
+	mi := &file_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +879,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Report) GetSeq() uint64 {
@@ -868,7 +956,7 @@ type Series struct {
 
 func (x *Series) Reset() {
 	*x = Series{}
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +968,7 @@ func (x *Series) String() string {
 func (*Series) ProtoMessage() {}
 
 func (x *Series) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[9]
+	mi := &file_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +981,7 @@ func (x *Series) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Series.ProtoReflect.Descriptor instead.
 func (*Series) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Series) GetApp() string {
@@ -929,7 +1017,7 @@ type LabelSeries struct {
 
 func (x *LabelSeries) Reset() {
 	*x = LabelSeries{}
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1029,7 @@ func (x *LabelSeries) String() string {
 func (*LabelSeries) ProtoMessage() {}
 
 func (x *LabelSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[10]
+	mi := &file_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1042,7 @@ func (x *LabelSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelSeries.ProtoReflect.Descriptor instead.
 func (*LabelSeries) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LabelSeries) GetApp() string {
@@ -998,7 +1086,7 @@ type Totals struct {
 
 func (x *Totals) Reset() {
 	*x = Totals{}
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1098,7 @@ func (x *Totals) String() string {
 func (*Totals) ProtoMessage() {}
 
 func (x *Totals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[11]
+	mi := &file_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1111,7 @@ func (x *Totals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Totals.ProtoReflect.Descriptor instead.
 func (*Totals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Totals) GetRequests() uint64 {
@@ -1125,7 +1213,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1225,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[12]
+	mi := &file_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1238,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Usage) GetPromptTokens() uint64 {
@@ -1205,7 +1293,7 @@ type Cost struct {
 
 func (x *Cost) Reset() {
 	*x = Cost{}
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1305,7 @@ func (x *Cost) String() string {
 func (*Cost) ProtoMessage() {}
 
 func (x *Cost) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[13]
+	mi := &file_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1318,7 @@ func (x *Cost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cost.ProtoReflect.Descriptor instead.
 func (*Cost) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cost) GetCurrency() string {
@@ -1258,7 +1346,7 @@ type ReasonCount struct {
 
 func (x *ReasonCount) Reset() {
 	*x = ReasonCount{}
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1358,7 @@ func (x *ReasonCount) String() string {
 func (*ReasonCount) ProtoMessage() {}
 
 func (x *ReasonCount) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[14]
+	mi := &file_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1371,7 @@ func (x *ReasonCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReasonCount.ProtoReflect.Descriptor instead.
 func (*ReasonCount) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReasonCount) GetReason() string {
@@ -1310,7 +1398,7 @@ type Histogram struct {
 
 func (x *Histogram) Reset() {
 	*x = Histogram{}
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1410,7 @@ func (x *Histogram) String() string {
 func (*Histogram) ProtoMessage() {}
 
 func (x *Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[15]
+	mi := &file_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1423,7 @@ func (x *Histogram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Histogram.ProtoReflect.Descriptor instead.
 func (*Histogram) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Histogram) GetOffset() uint32 {
@@ -1362,7 +1450,7 @@ type LastError struct {
 
 func (x *LastError) Reset() {
 	*x = LastError{}
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1462,7 @@ func (x *LastError) String() string {
 func (*LastError) ProtoMessage() {}
 
 func (x *LastError) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[16]
+	mi := &file_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1475,7 @@ func (x *LastError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LastError.ProtoReflect.Descriptor instead.
 func (*LastError) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LastError) GetReason() string {
@@ -1426,7 +1514,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1526,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[17]
+	mi := &file_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1539,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Receipt) GetRevision() int64 {
@@ -1543,7 +1631,7 @@ type Accept struct {
 
 func (x *Accept) Reset() {
 	*x = Accept{}
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1643,7 @@ func (x *Accept) String() string {
 func (*Accept) ProtoMessage() {}
 
 func (x *Accept) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[18]
+	mi := &file_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1656,7 @@ func (x *Accept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accept.ProtoReflect.Descriptor instead.
 func (*Accept) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Accept) GetEpoch() string {
@@ -1595,7 +1683,7 @@ type Ejections struct {
 
 func (x *Ejections) Reset() {
 	*x = Ejections{}
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1695,7 @@ func (x *Ejections) String() string {
 func (*Ejections) ProtoMessage() {}
 
 func (x *Ejections) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[19]
+	mi := &file_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1708,7 @@ func (x *Ejections) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejections.ProtoReflect.Descriptor instead.
 func (*Ejections) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Ejections) GetEjections() []*Ejection {
@@ -1641,7 +1729,7 @@ type Ejection struct {
 
 func (x *Ejection) Reset() {
 	*x = Ejection{}
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1741,7 @@ func (x *Ejection) String() string {
 func (*Ejection) ProtoMessage() {}
 
 func (x *Ejection) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[20]
+	mi := &file_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1754,7 @@ func (x *Ejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ejection.ProtoReflect.Descriptor instead.
 func (*Ejection) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ejection) GetApp() string {
@@ -1702,7 +1790,7 @@ type RecentUsers struct {
 
 func (x *RecentUsers) Reset() {
 	*x = RecentUsers{}
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1802,7 @@ func (x *RecentUsers) String() string {
 func (*RecentUsers) ProtoMessage() {}
 
 func (x *RecentUsers) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[21]
+	mi := &file_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1815,7 @@ func (x *RecentUsers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecentUsers.ProtoReflect.Descriptor instead.
 func (*RecentUsers) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RecentUsers) GetApp() string {
@@ -1755,7 +1843,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1855,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[22]
+	mi := &file_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1868,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Check) GetId() uint64 {
@@ -1810,7 +1898,7 @@ type Checked struct {
 
 func (x *Checked) Reset() {
 	*x = Checked{}
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1910,7 @@ func (x *Checked) String() string {
 func (*Checked) ProtoMessage() {}
 
 func (x *Checked) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[23]
+	mi := &file_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1923,7 @@ func (x *Checked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checked.ProtoReflect.Descriptor instead.
 func (*Checked) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Checked) GetId() uint64 {
@@ -1879,7 +1967,7 @@ type Reach struct {
 
 func (x *Reach) Reset() {
 	*x = Reach{}
-	mi := &file_cluster_proto_msgTypes[24]
+	mi := &file_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1979,7 @@ func (x *Reach) String() string {
 func (*Reach) ProtoMessage() {}
 
 func (x *Reach) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[24]
+	mi := &file_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1992,7 @@ func (x *Reach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reach.ProtoReflect.Descriptor instead.
 func (*Reach) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Reach) GetApp() string {
@@ -1951,7 +2039,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2051,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[25]
+	mi := &file_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2064,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -1995,7 +2083,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2095,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[26]
+	mi := &file_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2108,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 // StatusUpdate is what changed in the status document.
@@ -2047,7 +2135,7 @@ type StatusUpdate struct {
 
 func (x *StatusUpdate) Reset() {
 	*x = StatusUpdate{}
-	mi := &file_cluster_proto_msgTypes[27]
+	mi := &file_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2147,7 @@ func (x *StatusUpdate) String() string {
 func (*StatusUpdate) ProtoMessage() {}
 
 func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[27]
+	mi := &file_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2160,7 @@ func (x *StatusUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusUpdate.ProtoReflect.Descriptor instead.
 func (*StatusUpdate) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatusUpdate) GetFull() bool {
@@ -2180,7 +2268,7 @@ type RefusingNode struct {
 
 func (x *RefusingNode) Reset() {
 	*x = RefusingNode{}
-	mi := &file_cluster_proto_msgTypes[28]
+	mi := &file_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2280,7 @@ func (x *RefusingNode) String() string {
 func (*RefusingNode) ProtoMessage() {}
 
 func (x *RefusingNode) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[28]
+	mi := &file_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2293,7 @@ func (x *RefusingNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusingNode.ProtoReflect.Descriptor instead.
 func (*RefusingNode) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{28}
+	return file_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RefusingNode) GetNode() string {
@@ -2259,7 +2347,7 @@ type ApplicationStatus struct {
 
 func (x *ApplicationStatus) Reset() {
 	*x = ApplicationStatus{}
-	mi := &file_cluster_proto_msgTypes[29]
+	mi := &file_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2359,7 @@ func (x *ApplicationStatus) String() string {
 func (*ApplicationStatus) ProtoMessage() {}
 
 func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[29]
+	mi := &file_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2372,7 @@ func (x *ApplicationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplicationStatus.ProtoReflect.Descriptor instead.
 func (*ApplicationStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{29}
+	return file_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplicationStatus) GetName() string {
@@ -2355,7 +2443,7 @@ type LabelStatus struct {
 
 func (x *LabelStatus) Reset() {
 	*x = LabelStatus{}
-	mi := &file_cluster_proto_msgTypes[30]
+	mi := &file_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2455,7 @@ func (x *LabelStatus) String() string {
 func (*LabelStatus) ProtoMessage() {}
 
 func (x *LabelStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[30]
+	mi := &file_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2468,7 @@ func (x *LabelStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LabelStatus.ProtoReflect.Descriptor instead.
 func (*LabelStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{30}
+	return file_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LabelStatus) GetApp() string {
@@ -2437,7 +2525,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_cluster_proto_msgTypes[31]
+	mi := &file_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2537,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[31]
+	mi := &file_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2550,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{31}
+	return file_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InstanceStatus) GetName() string {
@@ -2605,7 +2693,7 @@ type CounterChunk struct {
 
 func (x *CounterChunk) Reset() {
 	*x = CounterChunk{}
-	mi := &file_cluster_proto_msgTypes[32]
+	mi := &file_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2705,7 @@ func (x *CounterChunk) String() string {
 func (*CounterChunk) ProtoMessage() {}
 
 func (x *CounterChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[32]
+	mi := &file_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2718,7 @@ func (x *CounterChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterChunk.ProtoReflect.Descriptor instead.
 func (*CounterChunk) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{32}
+	return file_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CounterChunk) GetNode() string {
@@ -2672,7 +2760,7 @@ type StoredBoot struct {
 
 func (x *StoredBoot) Reset() {
 	*x = StoredBoot{}
-	mi := &file_cluster_proto_msgTypes[33]
+	mi := &file_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2772,7 @@ func (x *StoredBoot) String() string {
 func (*StoredBoot) ProtoMessage() {}
 
 func (x *StoredBoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[33]
+	mi := &file_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2785,7 @@ func (x *StoredBoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredBoot.ProtoReflect.Descriptor instead.
 func (*StoredBoot) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{33}
+	return file_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StoredBoot) GetBootId() string {
@@ -2736,7 +2824,7 @@ type StoredSeries struct {
 
 func (x *StoredSeries) Reset() {
 	*x = StoredSeries{}
-	mi := &file_cluster_proto_msgTypes[34]
+	mi := &file_cluster_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2836,7 @@ func (x *StoredSeries) String() string {
 func (*StoredSeries) ProtoMessage() {}
 
 func (x *StoredSeries) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[34]
+	mi := &file_cluster_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2849,7 @@ func (x *StoredSeries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredSeries.ProtoReflect.Descriptor instead.
 func (*StoredSeries) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{34}
+	return file_cluster_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StoredSeries) GetApp() string {
@@ -2823,7 +2911,7 @@ type StoredTotals struct {
 
 func (x *StoredTotals) Reset() {
 	*x = StoredTotals{}
-	mi := &file_cluster_proto_msgTypes[35]
+	mi := &file_cluster_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2923,7 @@ func (x *StoredTotals) String() string {
 func (*StoredTotals) ProtoMessage() {}
 
 func (x *StoredTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[35]
+	mi := &file_cluster_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2936,7 @@ func (x *StoredTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoredTotals.ProtoReflect.Descriptor instead.
 func (*StoredTotals) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{35}
+	return file_cluster_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StoredTotals) GetBoot() uint32 {
@@ -2882,7 +2970,7 @@ type LimitDemand struct {
 
 func (x *LimitDemand) Reset() {
 	*x = LimitDemand{}
-	mi := &file_cluster_proto_msgTypes[36]
+	mi := &file_cluster_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +2982,7 @@ func (x *LimitDemand) String() string {
 func (*LimitDemand) ProtoMessage() {}
 
 func (x *LimitDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[36]
+	mi := &file_cluster_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +2995,7 @@ func (x *LimitDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitDemand.ProtoReflect.Descriptor instead.
 func (*LimitDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{36}
+	return file_cluster_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LimitDemand) GetTerm() uint64 {
@@ -2951,7 +3039,7 @@ type RateDemand struct {
 
 func (x *RateDemand) Reset() {
 	*x = RateDemand{}
-	mi := &file_cluster_proto_msgTypes[37]
+	mi := &file_cluster_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3051,7 @@ func (x *RateDemand) String() string {
 func (*RateDemand) ProtoMessage() {}
 
 func (x *RateDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[37]
+	mi := &file_cluster_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3064,7 @@ func (x *RateDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateDemand.ProtoReflect.Descriptor instead.
 func (*RateDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{37}
+	return file_cluster_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RateDemand) GetKind() LimitKind {
@@ -3030,7 +3118,7 @@ type SlotDemand struct {
 
 func (x *SlotDemand) Reset() {
 	*x = SlotDemand{}
-	mi := &file_cluster_proto_msgTypes[38]
+	mi := &file_cluster_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3042,7 +3130,7 @@ func (x *SlotDemand) String() string {
 func (*SlotDemand) ProtoMessage() {}
 
 func (x *SlotDemand) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[38]
+	mi := &file_cluster_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3055,7 +3143,7 @@ func (x *SlotDemand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotDemand.ProtoReflect.Descriptor instead.
 func (*SlotDemand) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{38}
+	return file_cluster_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SlotDemand) GetApp() string {
@@ -3122,7 +3210,7 @@ type LimitShares struct {
 
 func (x *LimitShares) Reset() {
 	*x = LimitShares{}
-	mi := &file_cluster_proto_msgTypes[39]
+	mi := &file_cluster_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3222,7 @@ func (x *LimitShares) String() string {
 func (*LimitShares) ProtoMessage() {}
 
 func (x *LimitShares) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[39]
+	mi := &file_cluster_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3235,7 @@ func (x *LimitShares) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitShares.ProtoReflect.Descriptor instead.
 func (*LimitShares) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{39}
+	return file_cluster_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LimitShares) GetTerm() uint64 {
@@ -3197,7 +3285,7 @@ type RateShare struct {
 
 func (x *RateShare) Reset() {
 	*x = RateShare{}
-	mi := &file_cluster_proto_msgTypes[40]
+	mi := &file_cluster_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3297,7 @@ func (x *RateShare) String() string {
 func (*RateShare) ProtoMessage() {}
 
 func (x *RateShare) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[40]
+	mi := &file_cluster_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3310,7 @@ func (x *RateShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RateShare.ProtoReflect.Descriptor instead.
 func (*RateShare) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{40}
+	return file_cluster_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RateShare) GetKind() LimitKind {
@@ -3264,7 +3352,7 @@ type SlotShare struct {
 
 func (x *SlotShare) Reset() {
 	*x = SlotShare{}
-	mi := &file_cluster_proto_msgTypes[41]
+	mi := &file_cluster_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3364,7 @@ func (x *SlotShare) String() string {
 func (*SlotShare) ProtoMessage() {}
 
 func (x *SlotShare) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_proto_msgTypes[41]
+	mi := &file_cluster_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3377,7 @@ func (x *SlotShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotShare.ProtoReflect.Descriptor instead.
 func (*SlotShare) Descriptor() ([]byte, []int) {
-	return file_cluster_proto_rawDescGZIP(), []int{41}
+	return file_cluster_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SlotShare) GetApp() string {
@@ -3317,7 +3405,11 @@ var File_cluster_proto protoreflect.FileDescriptor
 
 const file_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\rcluster.proto\x12\x11difylb.cluster.v1\"#\n" +
+	"\rcluster.proto\x12\x11difylb.cluster.v1\"6\n" +
+	"\fAnnouncement\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"\a\n" +
+	"\x05Heard\"#\n" +
 	"\vProbesQuery\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x03R\x05after\"p\n" +
 	"\n" +
@@ -3579,10 +3671,11 @@ const file_cluster_proto_rawDesc = "" +
 	"\x16LIMIT_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12LIMIT_KIND_PER_APP\x10\x01\x12\x17\n" +
 	"\x13LIMIT_KIND_PER_USER\x10\x02\x12\x15\n" +
-	"\x11LIMIT_KIND_PER_IP\x10\x032\xa2\x01\n" +
+	"\x11LIMIT_KIND_PER_IP\x10\x032\xe9\x01\n" +
 	"\aCluster\x12L\n" +
 	"\x04Link\x12\x1f.difylb.cluster.v1.ProxyMessage\x1a\x1f.difylb.cluster.v1.AdminMessage(\x010\x01\x12I\n" +
-	"\x06Probes\x12\x1e.difylb.cluster.v1.ProbesQuery\x1a\x1d.difylb.cluster.v1.ProbesPart0\x01B\x14Z\x12difylb/proto;protob\x06proto3"
+	"\x06Probes\x12\x1e.difylb.cluster.v1.ProbesQuery\x1a\x1d.difylb.cluster.v1.ProbesPart0\x01\x12E\n" +
+	"\bAnnounce\x12\x1f.difylb.cluster.v1.Announcement\x1a\x18.difylb.cluster.v1.HeardB\x14Z\x12difylb/proto;protob\x06proto3"
 
 var (
 	file_cluster_proto_rawDescOnce sync.Once
@@ -3597,107 +3690,111 @@ func file_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_cluster_proto_goTypes = []any{
 	(LimitKind)(0),            // 0: difylb.cluster.v1.LimitKind
-	(*ProbesQuery)(nil),       // 1: difylb.cluster.v1.ProbesQuery
-	(*ProbesPart)(nil),        // 2: difylb.cluster.v1.ProbesPart
-	(*Probe)(nil),             // 3: difylb.cluster.v1.Probe
-	(*ProxyMessage)(nil),      // 4: difylb.cluster.v1.ProxyMessage
-	(*AdminMessage)(nil),      // 5: difylb.cluster.v1.AdminMessage
-	(*Hello)(nil),             // 6: difylb.cluster.v1.Hello
-	(*Welcome)(nil),           // 7: difylb.cluster.v1.Welcome
-	(*Subscribe)(nil),         // 8: difylb.cluster.v1.Subscribe
-	(*Report)(nil),            // 9: difylb.cluster.v1.Report
-	(*Series)(nil),            // 10: difylb.cluster.v1.Series
-	(*LabelSeries)(nil),       // 11: difylb.cluster.v1.LabelSeries
-	(*Totals)(nil),            // 12: difylb.cluster.v1.Totals
-	(*Usage)(nil),             // 13: difylb.cluster.v1.Usage
-	(*Cost)(nil),              // 14: difylb.cluster.v1.Cost
-	(*ReasonCount)(nil),       // 15: difylb.cluster.v1.ReasonCount
-	(*Histogram)(nil),         // 16: difylb.cluster.v1.Histogram
-	(*LastError)(nil),         // 17: difylb.cluster.v1.LastError
-	(*Receipt)(nil),           // 18: difylb.cluster.v1.Receipt
-	(*Accept)(nil),            // 19: difylb.cluster.v1.Accept
-	(*Ejections)(nil),         // 20: difylb.cluster.v1.Ejections
-	(*Ejection)(nil),          // 21: difylb.cluster.v1.Ejection
-	(*RecentUsers)(nil),       // 22: difylb.cluster.v1.RecentUsers
-	(*Check)(nil),             // 23: difylb.cluster.v1.Check
-	(*Checked)(nil),           // 24: difylb.cluster.v1.Checked
-	(*Reach)(nil),             // 25: difylb.cluster.v1.Reach
-	(*Ack)(nil),               // 26: difylb.cluster.v1.Ack
-	(*Resync)(nil),            // 27: difylb.cluster.v1.Resync
-	(*StatusUpdate)(nil),      // 28: difylb.cluster.v1.StatusUpdate
-	(*RefusingNode)(nil),      // 29: difylb.cluster.v1.RefusingNode
-	(*ApplicationStatus)(nil), // 30: difylb.cluster.v1.ApplicationStatus
-	(*LabelStatus)(nil),       // 31: difylb.cluster.v1.LabelStatus
-	(*InstanceStatus)(nil),    // 32: difylb.cluster.v1.InstanceStatus
-	(*CounterChunk)(nil),      // 33: difylb.cluster.v1.CounterChunk
-	(*StoredBoot)(nil),        // 34: difylb.cluster.v1.StoredBoot
-	(*StoredSeries)(nil),      // 35: difylb.cluster.v1.StoredSeries
-	(*StoredTotals)(nil),      // 36: difylb.cluster.v1.StoredTotals
-	(*LimitDemand)(nil),       // 37: difylb.cluster.v1.LimitDemand
-	(*RateDemand)(nil),        // 38: difylb.cluster.v1.RateDemand
-	(*SlotDemand)(nil),        // 39: difylb.cluster.v1.SlotDemand
-	(*LimitShares)(nil),       // 40: difylb.cluster.v1.LimitShares
-	(*RateShare)(nil),         // 41: difylb.cluster.v1.RateShare
-	(*SlotShare)(nil),         // 42: difylb.cluster.v1.SlotShare
+	(*Announcement)(nil),      // 1: difylb.cluster.v1.Announcement
+	(*Heard)(nil),             // 2: difylb.cluster.v1.Heard
+	(*ProbesQuery)(nil),       // 3: difylb.cluster.v1.ProbesQuery
+	(*ProbesPart)(nil),        // 4: difylb.cluster.v1.ProbesPart
+	(*Probe)(nil),             // 5: difylb.cluster.v1.Probe
+	(*ProxyMessage)(nil),      // 6: difylb.cluster.v1.ProxyMessage
+	(*AdminMessage)(nil),      // 7: difylb.cluster.v1.AdminMessage
+	(*Hello)(nil),             // 8: difylb.cluster.v1.Hello
+	(*Welcome)(nil),           // 9: difylb.cluster.v1.Welcome
+	(*Subscribe)(nil),         // 10: difylb.cluster.v1.Subscribe
+	(*Report)(nil),            // 11: difylb.cluster.v1.Report
+	(*Series)(nil),            // 12: difylb.cluster.v1.Series
+	(*LabelSeries)(nil),       // 13: difylb.cluster.v1.LabelSeries
+	(*Totals)(nil),            // 14: difylb.cluster.v1.Totals
+	(*Usage)(nil),             // 15: difylb.cluster.v1.Usage
+	(*Cost)(nil),              // 16: difylb.cluster.v1.Cost
+	(*ReasonCount)(nil),       // 17: difylb.cluster.v1.ReasonCount
+	(*Histogram)(nil),         // 18: difylb.cluster.v1.Histogram
+	(*LastError)(nil),         // 19: difylb.cluster.v1.LastError
+	(*Receipt)(nil),           // 20: difylb.cluster.v1.Receipt
+	(*Accept)(nil),            // 21: difylb.cluster.v1.Accept
+	(*Ejections)(nil),         // 22: difylb.cluster.v1.Ejections
+	(*Ejection)(nil),          // 23: difylb.cluster.v1.Ejection
+	(*RecentUsers)(nil),       // 24: difylb.cluster.v1.RecentUsers
+	(*Check)(nil),             // 25: difylb.cluster.v1.Check
+	(*Checked)(nil),           // 26: difylb.cluster.v1.Checked
+	(*Reach)(nil),             // 27: difylb.cluster.v1.Reach
+	(*Ack)(nil),               // 28: difylb.cluster.v1.Ack
+	(*Resync)(nil),            // 29: difylb.cluster.v1.Resync
+	(*StatusUpdate)(nil),      // 30: difylb.cluster.v1.StatusUpdate
+	(*RefusingNode)(nil),      // 31: difylb.cluster.v1.RefusingNode
+	(*ApplicationStatus)(nil), // 32: difylb.cluster.v1.ApplicationStatus
+	(*LabelStatus)(nil),       // 33: difylb.cluster.v1.LabelStatus
+	(*InstanceStatus)(nil),    // 34: difylb.cluster.v1.InstanceStatus
+	(*CounterChunk)(nil),      // 35: difylb.cluster.v1.CounterChunk
+	(*StoredBoot)(nil),        // 36: difylb.cluster.v1.StoredBoot
+	(*StoredSeries)(nil),      // 37: difylb.cluster.v1.StoredSeries
+	(*StoredTotals)(nil),      // 38: difylb.cluster.v1.StoredTotals
+	(*LimitDemand)(nil),       // 39: difylb.cluster.v1.LimitDemand
+	(*RateDemand)(nil),        // 40: difylb.cluster.v1.RateDemand
+	(*SlotDemand)(nil),        // 41: difylb.cluster.v1.SlotDemand
+	(*LimitShares)(nil),       // 42: difylb.cluster.v1.LimitShares
+	(*RateShare)(nil),         // 43: difylb.cluster.v1.RateShare
+	(*SlotShare)(nil),         // 44: difylb.cluster.v1.SlotShare
 }
 var file_cluster_proto_depIdxs = []int32{
-	3,  // 0: difylb.cluster.v1.ProbesPart.probes:type_name -> difylb.cluster.v1.Probe
-	6,  // 1: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
-	9,  // 2: difylb.cluster.v1.ProxyMessage.report:type_name -> difylb.cluster.v1.Report
-	8,  // 3: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
-	22, // 4: difylb.cluster.v1.ProxyMessage.recent_users:type_name -> difylb.cluster.v1.RecentUsers
-	24, // 5: difylb.cluster.v1.ProxyMessage.checked:type_name -> difylb.cluster.v1.Checked
-	37, // 6: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
-	26, // 7: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
-	28, // 8: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
-	27, // 9: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
-	7,  // 10: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
-	23, // 11: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
-	19, // 12: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
-	40, // 13: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
-	10, // 14: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
-	18, // 15: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
-	20, // 16: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
-	11, // 17: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
-	12, // 18: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
-	12, // 19: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
-	15, // 20: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
-	16, // 21: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
-	16, // 22: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
-	17, // 23: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
-	13, // 24: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
-	14, // 25: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
-	21, // 26: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
-	25, // 27: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
-	30, // 28: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
-	31, // 29: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
-	29, // 30: difylb.cluster.v1.StatusUpdate.refusing:type_name -> difylb.cluster.v1.RefusingNode
-	32, // 31: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
-	13, // 32: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
-	13, // 33: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
-	17, // 34: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
-	13, // 35: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
-	34, // 36: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
-	35, // 37: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
-	35, // 38: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
-	12, // 39: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
-	36, // 40: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
-	12, // 41: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
-	38, // 42: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
-	39, // 43: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
+	5,  // 0: difylb.cluster.v1.ProbesPart.probes:type_name -> difylb.cluster.v1.Probe
+	8,  // 1: difylb.cluster.v1.ProxyMessage.hello:type_name -> difylb.cluster.v1.Hello
+	11, // 2: difylb.cluster.v1.ProxyMessage.report:type_name -> difylb.cluster.v1.Report
+	10, // 3: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
+	24, // 4: difylb.cluster.v1.ProxyMessage.recent_users:type_name -> difylb.cluster.v1.RecentUsers
+	26, // 5: difylb.cluster.v1.ProxyMessage.checked:type_name -> difylb.cluster.v1.Checked
+	39, // 6: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
+	28, // 7: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
+	30, // 8: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
+	29, // 9: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
+	9,  // 10: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
+	25, // 11: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
+	21, // 12: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
+	42, // 13: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
+	12, // 14: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
+	20, // 15: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
+	22, // 16: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
+	13, // 17: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
+	14, // 18: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
+	14, // 19: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
+	17, // 20: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
+	18, // 21: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
+	18, // 22: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
+	19, // 23: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
+	15, // 24: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
+	16, // 25: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
+	23, // 26: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
+	27, // 27: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
+	32, // 28: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
+	33, // 29: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
+	31, // 30: difylb.cluster.v1.StatusUpdate.refusing:type_name -> difylb.cluster.v1.RefusingNode
+	34, // 31: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
+	15, // 32: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
+	15, // 33: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
+	19, // 34: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
+	15, // 35: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
+	36, // 36: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
+	37, // 37: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
+	37, // 38: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
+	14, // 39: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
+	38, // 40: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
+	14, // 41: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
+	40, // 42: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
+	41, // 43: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
 	0,  // 44: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
-	41, // 45: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
-	42, // 46: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
+	43, // 45: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
+	44, // 46: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
 	0,  // 47: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
-	4,  // 48: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
-	1,  // 49: difylb.cluster.v1.Cluster.Probes:input_type -> difylb.cluster.v1.ProbesQuery
-	5,  // 50: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
-	2,  // 51: difylb.cluster.v1.Cluster.Probes:output_type -> difylb.cluster.v1.ProbesPart
-	50, // [50:52] is the sub-list for method output_type
-	48, // [48:50] is the sub-list for method input_type
+	6,  // 48: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
+	3,  // 49: difylb.cluster.v1.Cluster.Probes:input_type -> difylb.cluster.v1.ProbesQuery
+	1,  // 50: difylb.cluster.v1.Cluster.Announce:input_type -> difylb.cluster.v1.Announcement
+	7,  // 51: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
+	4,  // 52: difylb.cluster.v1.Cluster.Probes:output_type -> difylb.cluster.v1.ProbesPart
+	2,  // 53: difylb.cluster.v1.Cluster.Announce:output_type -> difylb.cluster.v1.Heard
+	51, // [51:54] is the sub-list for method output_type
+	48, // [48:51] is the sub-list for method input_type
 	48, // [48:48] is the sub-list for extension type_name
 	48, // [48:48] is the sub-list for extension extendee
 	0,  // [0:48] is the sub-list for field type_name
@@ -3708,7 +3805,7 @@ func file_cluster_proto_init() {
 	if File_cluster_proto != nil {
 		return
 	}
-	file_cluster_proto_msgTypes[3].OneofWrappers = []any{
+	file_cluster_proto_msgTypes[5].OneofWrappers = []any{
 		(*ProxyMessage_Hello)(nil),
 		(*ProxyMessage_Report)(nil),
 		(*ProxyMessage_Subscribe)(nil),
@@ -3716,7 +3813,7 @@ func file_cluster_proto_init() {
 		(*ProxyMessage_Checked)(nil),
 		(*ProxyMessage_LimitDemand)(nil),
 	}
-	file_cluster_proto_msgTypes[4].OneofWrappers = []any{
+	file_cluster_proto_msgTypes[6].OneofWrappers = []any{
 		(*AdminMessage_Ack)(nil),
 		(*AdminMessage_Status)(nil),
 		(*AdminMessage_Resync)(nil),
@@ -3731,7 +3828,7 @@ func file_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_proto_rawDesc), len(file_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

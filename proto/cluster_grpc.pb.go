@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Cluster_Link_FullMethodName   = "/difylb.cluster.v1.Cluster/Link"
-	Cluster_Probes_FullMethodName = "/difylb.cluster.v1.Cluster/Probes"
+	Cluster_Link_FullMethodName     = "/difylb.cluster.v1.Cluster/Link"
+	Cluster_Probes_FullMethodName   = "/difylb.cluster.v1.Cluster/Probes"
+	Cluster_Announce_FullMethodName = "/difylb.cluster.v1.Cluster/Announce"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -39,6 +40,8 @@ type ClusterClient interface {
 	// Probes is what one lb-admin asks another: the newest probe of each
 	// instance, which only the elected one knows.
 	Probes(ctx context.Context, in *ProbesQuery, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ProbesPart], error)
+	// Announce is how one lb-admin tells another of an event for those who watch.
+	Announce(ctx context.Context, in *Announcement, opts ...grpc.CallOption) (*Heard, error)
 }
 
 type clusterClient struct {
@@ -81,6 +84,16 @@ func (c *clusterClient) Probes(ctx context.Context, in *ProbesQuery, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_ProbesClient = grpc.ServerStreamingClient[ProbesPart]
 
+func (c *clusterClient) Announce(ctx context.Context, in *Announcement, opts ...grpc.CallOption) (*Heard, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Heard)
+	err := c.cc.Invoke(ctx, Cluster_Announce_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -97,6 +110,8 @@ type ClusterServer interface {
 	// Probes is what one lb-admin asks another: the newest probe of each
 	// instance, which only the elected one knows.
 	Probes(*ProbesQuery, grpc.ServerStreamingServer[ProbesPart]) error
+	// Announce is how one lb-admin tells another of an event for those who watch.
+	Announce(context.Context, *Announcement) (*Heard, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -112,6 +127,9 @@ func (UnimplementedClusterServer) Link(grpc.BidiStreamingServer[ProxyMessage, Ad
 }
 func (UnimplementedClusterServer) Probes(*ProbesQuery, grpc.ServerStreamingServer[ProbesPart]) error {
 	return status.Error(codes.Unimplemented, "method Probes not implemented")
+}
+func (UnimplementedClusterServer) Announce(context.Context, *Announcement) (*Heard, error) {
+	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -152,13 +170,36 @@ func _Cluster_Probes_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_ProbesServer = grpc.ServerStreamingServer[ProbesPart]
 
+func _Cluster_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Announcement)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Announce(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Announce_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Announce(ctx, req.(*Announcement))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Cluster_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "difylb.cluster.v1.Cluster",
 	HandlerType: (*ClusterServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Announce",
+			Handler:    _Cluster_Announce_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Link",

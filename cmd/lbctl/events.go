@@ -19,7 +19,7 @@ func (c *cli) eventsCommand() *cobra.Command {
 	var follow bool
 	var types []string
 	cmd := &cobra.Command{
-		Use: "events", Short: "Show changes of configuration, health and nodes as they happen",
+		Use: "events", Short: "Show changes of configuration, health and nodes, and operators' acts, as they happen",
 		Long: `Shows events until it is interrupted, and connects again when the connection breaks:
 "reset" then says that events may have been missed. With --follow=false a broken
 connection ends it, with exit code 3.
@@ -28,7 +28,7 @@ With -o json every event is one line.`,
 		Example: "  lbctl events\n  lbctl events --type health -o json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			known := []string{admin.EventConfiguration, admin.EventHealth, admin.EventNode, admin.EventReset}
+			known := admin.EventTypes
 			want := make(map[string]bool)
 			for _, t := range types {
 				if !contains(known, t) {
@@ -40,7 +40,8 @@ With -o json every event is one line.`,
 		},
 	}
 	cmd.Flags().BoolVar(&follow, "follow", true, "connect again when the connection breaks")
-	cmd.Flags().StringSliceVar(&types, "type", nil, "show only events of this `type`: configuration, health, node or reset; repeatable")
+	cmd.Flags().StringSliceVar(&types, "type", nil, "show only events of this `type`: "+strings.Join(admin.EventTypes, ", ")+"; repeatable")
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(admin.EventTypes, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return cmd
 }
 
@@ -110,7 +111,7 @@ func (c *cli) printEvent(e admin.Event) error {
 	}
 	if c.output == "table" {
 		when, text := describeEvent(e.Type, data)
-		_, err := fmt.Fprintln(c.out, clean(fmt.Sprintf("%s  %-13s  %s", when.UTC().Format("15:04:05"), e.Type, text)))
+		_, err := fmt.Fprintln(c.out, clean(fmt.Sprintf("%s  %-14s  %s", when.UTC().Format("15:04:05"), e.Type, text)))
 		return err
 	}
 	line, err := json.Marshal(struct {
@@ -161,6 +162,16 @@ func describeEvent(kind string, data []byte) (time.Time, string) {
 				text += " (" + e.Reason + ")"
 			}
 			return e.Time, text
+		}
+	case admin.EventAccept:
+		var e admin.ActEvent
+		if json.Unmarshal(data, &e) == nil {
+			return e.Time, fmt.Sprintf("%s from %s let proxy %s put revision %d in force, which it held back", e.Who, e.From, e.Node, e.Revision)
+		}
+	case admin.EventSecretsExport:
+		var e admin.ActEvent
+		if json.Unmarshal(data, &e) == nil {
+			return e.Time, fmt.Sprintf("%s from %s exported the configuration with its secrets from %s", e.Who, e.From, e.Admin)
 		}
 	case admin.EventReset:
 		return time.Now(), "listening; what happened before is not shown"

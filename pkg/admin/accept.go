@@ -29,8 +29,7 @@ type AcceptRequest struct {
 const acceptTime = 10 * time.Second
 
 // acceptNode passes the operator's word on, and answers when the proxy has
-// acted on it. The configuration does not change by that, so the history has
-// nothing of it: who did it stands in the log.
+// acted on it.
 func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) error {
 	if err := q.err(); err != nil {
 		return err
@@ -42,7 +41,7 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 	if body.Revision != 0 && body.Epoch == "" {
 		return lb.Faults{{Path: "refused_epoch", Message: "goes with refused_revision: give both, as GET /nodes shows them, or none"}}
 	}
-	node, who := r.PathValue("node"), audit(r, "node.accept", "")
+	node, who := r.PathValue("node"), audit(r, EventAccept, "")
 	log := func(a cluster.Acceptance, err error) {
 		s.log.Warn().Str("who", who.Who).Str("from", who.From).Str("action", who.Action).Str("node", node).
 			Int64("revision", a.Revision).Str("epoch", a.Epoch).AnErr("err", err).Msg("an operator accepted what a proxy holds back")
@@ -53,7 +52,8 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 		return err
 	}
 	log(a, nil)
-	patience(w, acceptTime)
+	patience(w, acceptTime+announceTime)
+	s.act(r, EventAccept, ActEvent{Node: node, Revision: a.Revision, Epoch: a.Epoch})
 	ctx, cancel := context.WithTimeout(r.Context(), acceptTime)
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()

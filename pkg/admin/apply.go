@@ -370,7 +370,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q *query) error 
 	}
 	if secrets {
 		c := callerOf(r)
-		s.log.Info().Str("who", c.name).Str("from", c.address()).Msg("exported with secrets")
+		s.log.Warn().Str("who", c.name).Str("from", c.address()).Str("action", EventSecretsExport).Msg("exported with secrets")
+		s.act(r, EventSecretsExport, ActEvent{})
 	}
 	h := w.Header()
 	h.Set("Content-Type", kind)

@@ -25,6 +25,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	}
 	changed, unsubscribe := s.store.Subscribe()
 	defer unsubscribe()
+	acted := s.acts.listen()
+	defer s.acts.leave(acted)
 	e := &eventStream{w: w, rc: http.NewResponseController(w), snap: s.store.Current(), nodes: nodesByID(s.hub.Nodes())}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -34,9 +36,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	e.send(EventReset, struct {
-		Revision int64 `json:"revision"`
-	}{e.snap.ConfigRevision})
+	e.reset()
 	nodes := time.NewTicker(eventNodePoll)
 	defer nodes.Stop()
 	quiet := time.NewTimer(s.heartbeat)
@@ -57,6 +57,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, q *query) error 
 			e.look(s.store.Current())
 		case <-nodes.C:
 			e.lookNodes(nodesByID(s.hub.Nodes()))
+		case a := <-acted.told:
+			e.send(a.kind, a.data)
+			if acted.missed.Swap(false) {
+				e.reset()
+			}
 		case <-quiet.C:
 			e.comment()
 		case <-r.Context().Done():
@@ -93,6 +98,12 @@ func (e *eventStream) send(kind string, data any) {
 	e.sent = true
 }
 
+func (e *eventStream) reset() {
+	e.send(EventReset, struct {
+		Revision int64 `json:"revision"`
+	}{e.snap.ConfigRevision})
+}
+
 // flush passes on what was written. A stream has no end, so the server's write
 // timeout is not for it; but a client that does not read is given up.
 func (e *eventStream) flush() error {
@@ -121,9 +132,7 @@ func (e *eventStream) look(next *lb.Snapshot) {
 	e.snap = next
 	now := time.Now().UTC()
 	if prev.Epoch != next.Epoch {
-		e.send(EventReset, struct {
-			Revision int64 `json:"revision"`
-		}{next.ConfigRevision})
+		e.reset()
 		return
 	}
 	if next.ConfigRevision != prev.ConfigRevision {

@@ -39,6 +39,9 @@ type Options struct {
 	// LastProbes returns what finds the newest probe of an instance; it may ask
 	// another lb-admin, within a second. Nil: not known.
 	LastProbes func(context.Context) func(app, instance string) *cluster.LastProbe
+	// Announce tells the other lb-admins of an event, within a second; what
+	// they tell goes to Server.Announced. Nil: there are none.
+	Announce func(ctx context.Context, kind string, data []byte)
 	// Checks are asked by /readyz beside the store, by name; each is bounded
 	// by the context it is given.
 	Checks map[string]func(context.Context) error
@@ -65,7 +68,8 @@ type Server struct {
 	nodeID         string
 	version        string
 	table          func() *route.Table
-	recent         func(app string) sketch.Sample // may be nil
+	recent         func(app string) sketch.Sample                      // may be nil
+	announce       func(ctx context.Context, kind string, data []byte) // may be nil
 	lastProbes     func(context.Context) func(app, instance string) *cluster.LastProbe
 	checks         map[string]func(context.Context) error
 	metrics        http.Handler
@@ -76,6 +80,7 @@ type Server struct {
 	openapi        []byte
 	router         chi.Router
 
+	acts        acts
 	penalties   penalties
 	checking    chan struct{} // size 1: held while /check runs
 	used        lastUsed
@@ -87,7 +92,7 @@ type Server struct {
 func New(o Options) *Server {
 	s := &Server{
 		store: o.Store, hub: o.Hub, log: o.Log.With().Str("component", "admin").Logger(),
-		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, lastProbes: o.LastProbes, checks: o.Checks,
+		nodeID: o.NodeID, version: o.Version, table: o.Table, recent: o.Recent, lastProbes: o.LastProbes, announce: o.Announce, checks: o.Checks,
 		metrics: o.Metrics, dashboard: o.Dashboard, trustedProxies: o.TrustedProxies,
 		heartbeat: o.Heartbeat, closing: o.Closing, checking: make(chan struct{}, 1),
 	}

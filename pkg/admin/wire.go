@@ -260,7 +260,7 @@ type Health struct {
 // Event is one thing that happened.
 type Event struct {
 	ID   string // grows within one life of the server
-	Type string // configuration, health, node or reset
+	Type string // of EventTypes
 	Data json.RawMessage
 }
 

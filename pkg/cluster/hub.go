@@ -33,9 +33,9 @@ type HubOptions struct {
 	Counters CounterStore
 	// Probes is what this lb-admin's own prober knows; nil: it never probes.
 	Probes Prober
-	// TLS is for asking other lb-admins that registered with TLS; nil means the
-	// system's roots.
-	TLS *tls.Config
+	// TLS returns the settings for the next connection to another lb-admin that
+	// registered with TLS; nil means the system's roots.
+	TLS func() *tls.Config
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -43,7 +43,7 @@ type HubOptions struct {
 // Hub is the lb-admin's side of the link: it takes reports, sums them, keeps
 // the sums in the store while elected, and makes the Status document. Its
 // methods are safe for concurrent use and never wait for the network, except
-// Run, Lead, WaitReceipts, Check and LastProbes.
+// Run, Lead, WaitReceipts, Check, LastProbes and Tell.
 type Hub struct {
 	pb.UnimplementedClusterServer
 	opts HubOptions
@@ -74,6 +74,7 @@ type Hub struct {
 	unsent          bool          // something changed since the last publish
 	changed         chan struct{} // closed by publish
 	receiptsChanged chan struct{} // closed when a receipt or the snapshot has changed
+	announced       func(kind string, data []byte) error
 
 	recent recentUsers // each has a lock of its own, taken after mu
 	checks checks

@@ -42,8 +42,9 @@ type LinkOptions struct {
 	Node     lb.Node // this proxy, as it registers
 	Registry *stats.Registry
 	Log      zerolog.Logger
-	// TLS is for lb-admins that registered with TLS; nil means the system's roots.
-	TLS *tls.Config
+	// TLS returns the settings for the next connection to an lb-admin that
+	// registered with TLS; nil means the system's roots.
+	TLS func() *tls.Config
 	// Check tries to connect to every instance, or to those of one application,
 	// until ctx ends; nil: there are none. It is called by one goroutine per
 	// lb-admin.
@@ -335,13 +336,14 @@ func stalledOr(ctx context.Context, err error) error {
 	return err
 }
 
-// dialOptions are for the link with an lb-admin that speaks TLS or not; a nil
-// config means the system's roots.
-func dialOptions(secure bool, config *tls.Config) []grpc.DialOption {
+// dialOptions are for the next connection to an lb-admin that speaks TLS or
+// not; without settings for that it means the system's roots.
+func dialOptions(secure bool, settings func() *tls.Config) []grpc.DialOption {
 	creds := insecure.NewCredentials()
 	if secure {
-		if config == nil {
-			config = &tls.Config{MinVersion: tls.VersionTLS12}
+		config := &tls.Config{MinVersion: tls.VersionTLS12}
+		if settings != nil {
+			config = settings()
 		}
 		creds = credentials.NewTLS(config)
 	}

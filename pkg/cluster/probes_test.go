@@ -188,3 +188,43 @@ func TestStatus_WithProbesLeavesTheOriginalAlone(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+func TestHub_TellsTheOtherAdmins(t *testing.T) {
+	c := newTestCluster(t)
+	a1, a2, a3 := c.hub("admin1", "127.0.0.1:0"), c.hub("admin2", "127.0.0.1:0"), c.hub("admin3", "127.0.0.1:0")
+	heard := make(chan string, 8)
+	for _, h := range []*testHub{a1, a2, a3} {
+		h.OnAnnounced(func(kind string, data []byte) error {
+			if kind == "bad" {
+				return lb.Errorf(lb.ErrInvalid, "no such kind")
+			}
+			heard <- h.opts.NodeID + " " + kind + " " + string(data)
+			return nil
+		})
+	}
+	a1.Tell(t.Context(), "node.accept", []byte(`{"node":"p1"}`))
+	a1.Tell(t.Context(), "bad", nil)
+	a3.stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	a1.Tell(ctx, "node.accept", []byte(`{}`)) // one is gone, the other hears it
+	close(heard)
+	var got []string
+	for s := range heard {
+		got = append(got, s)
+	}
+	slices.Sort(got)
+	if want := []string{`admin2 node.accept {"node":"p1"}`, `admin2 node.accept {}`, `admin3 node.accept {"node":"p1"}`}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	n := lb.Node{ID: "admin2", GRPC: a2.address}
+	for what, err := range map[string]error{
+		"a wrong key": a1.announceTo(t.Context(), n, "another key", "node.accept", nil),
+		"too much":    a1.announceTo(t.Context(), n, c.snap.ClusterKey, "node.accept", make([]byte, maxAnnouncement+1)),
+		"a bad kind":  a1.announceTo(t.Context(), n, c.snap.ClusterKey, "bad", nil),
+	} {
+		if err == nil {
+			t.Errorf("%s passes", what)
+		}
+	}
+}

@@ -8,7 +8,6 @@ package controlplane
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -26,6 +25,7 @@ import (
 	"google.golang.org/grpc"
 
 	"difylb/pkg/admin"
+	"difylb/pkg/certs"
 	"difylb/pkg/cluster"
 	"difylb/pkg/daemon"
 	"difylb/pkg/dashboard"
@@ -47,9 +47,10 @@ type Options struct {
 	GRPCAdvertise string
 	// Store names an external etcd. Without endpoints an embedded one runs in
 	// DataDir, listening on EtcdListenClient and EtcdListenPeer.
-	Store                            store.Options // Log is set here
+	Store                            store.Options // Log and TLS are set here
 	EtcdListenClient, EtcdListenPeer string
 	DataDir                          string
+	EtcdTLS                          *certs.Client // nil: in clear
 	TLSCert, TLSKey, ClientCA        string
 	TrustedProxies                   []netip.Prefix
 	Names                            names.Options // how instances' names are found; Log is set here
@@ -63,7 +64,8 @@ const maxScrapes = 4
 type Plane struct {
 	opts      Options
 	log       zerolog.Logger
-	tls       *tls.Config
+	own       *certs.Pair // of REST and gRPC; nil: in clear
+	clients   *certs.Pool // that may come; nil: all
 	http      net.Listener
 	grpc      net.Listener
 	node      lb.Node
@@ -85,7 +87,7 @@ func New(opts Options) (*Plane, error) {
 	opts.Names.Log = opts.Log
 	p.names = names.New(opts.Names)
 	var err error
-	if p.tls, err = serverTLS(opts); err != nil {
+	if err = p.loadTLS(); err != nil {
 		return nil, err
 	}
 	if p.http, err = net.Listen("tcp", opts.HTTPListen); err != nil {
@@ -101,31 +103,36 @@ func New(opts Options) (*Plane, error) {
 	}
 	p.node = lb.Node{
 		ID: opts.NodeID, Role: lb.RoleAdmin, BootID: uuid.NewString(), Version: opts.Version,
-		Address: daemon.Advertised(p.http.Addr()), GRPC: advertise, TLS: p.tls != nil, Started: time.Now().UTC().Truncate(time.Second),
+		Address: daemon.Advertised(p.http.Addr()), GRPC: advertise, TLS: p.own != nil, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	return p, nil
 }
 
-func serverTLS(o Options) (*tls.Config, error) {
+func (p *Plane) loadTLS() (err error) {
+	o := &p.opts
 	if o.TLSCert == "" && o.TLSKey == "" {
 		if o.ClientCA != "" {
-			return nil, daemon.Usagef("--client-ca goes with --tls-cert and --tls-key")
+			return daemon.Usagef("--client-ca goes with --tls-cert and --tls-key")
 		}
-		return nil, nil
+		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(o.TLSCert, o.TLSKey)
-	if err != nil {
-		return nil, daemon.Usagef("--tls-cert, --tls-key: %w", err)
+	if p.own, err = certs.LoadPair(o.TLSCert, o.TLSKey, p.log); err != nil {
+		return daemon.Usagef("--tls-cert, --tls-key: %w", err)
 	}
-	c := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if o.ClientCA != "" {
-		var pool *x509.CertPool
-		if pool, err = daemon.LoadCAs("--client-ca", o.ClientCA); err != nil {
-			return nil, err
+		if p.clients, err = certs.LoadPool(o.ClientCA, p.log); err != nil {
+			return daemon.Usagef("--client-ca: %w", err)
 		}
-		c.ClientCAs, c.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	}
-	return c, nil
+	return nil
+}
+
+// serverTLS is for REST and gRPC; nil in clear.
+func (p *Plane) serverTLS() *tls.Config {
+	if p.own == nil {
+		return nil
+	}
+	return certs.Server(p.own, p.clients)
 }
 
 // Address returns where REST is served.
@@ -152,7 +159,7 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 	defer p.http.Close()
 	defer p.grpc.Close()
 	opts := p.opts.Store
-	opts.Log = p.opts.Log
+	opts.Log, opts.TLS = p.opts.Log, p.opts.EtcdTLS.Settings()
 	if len(opts.Endpoints) == 0 {
 		etcd := embedded.New(embedded.Options{
 			DataDir: p.opts.DataDir, ListenClient: p.opts.EtcdListenClient, ListenPeer: p.opts.EtcdListenPeer,
@@ -176,23 +183,24 @@ func (p *Plane) Run(ctx context.Context) (err error) {
 
 func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	probed := &lastProbes{plane: p}
-	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}, Probes: probed, TLS: peerTLS(p.tls)})
+	hub := cluster.NewHub(cluster.HubOptions{NodeID: p.node.ID, Log: p.opts.Log, Counters: counterStore{st}, Probes: probed, TLS: p.peerTLS()})
 	elected := newElected(p, st, hub)
 	probed.prober = elected.prober
 	p.prober = elected.prober
 	metrics := p.metrics(st, hub) // reads all of these
 	rest := admin.New(admin.Options{
 		Store: st, Hub: hub, Log: p.opts.Log, NodeID: p.node.ID, Version: p.node.Version,
-		Table: p.table.Load, Recent: hub.Recent, LastProbes: hub.LastProbes, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
+		Table: p.table.Load, Recent: hub.Recent, LastProbes: hub.LastProbes, Announce: hub.Tell, Closing: ctx, TrustedProxies: p.opts.TrustedProxies,
 		Metrics:   promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}),
 		Checks:    map[string]func(context.Context) error{"statistics": statistics(hub), "bootstrap": p.bootstrapped},
 		Dashboard: dashboard.Handler(),
 	})
+	hub.OnAnnounced(rest.Announced)
 	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "difylb_api_wrong_tokens_total", Help: "Requests with an access token that is not valid.",
 	}, func() float64 { return float64(rest.WrongTokens()) }))
-	httpServer := &http.Server{Handler: counted(metrics, rest.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.tls}
-	grpcServer := cluster.NewServer(hub, p.tls)
+	httpServer := &http.Server{Handler: counted(metrics, rest.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, TLSConfig: p.serverTLS()}
+	grpcServer := cluster.NewServer(hub, p.serverTLS())
 
 	// Leading and being registered end first, the rest when REST has ended.
 	life, end := context.WithCancel(context.Background())
@@ -217,7 +225,7 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 	part(&first, ctx, "election", func(ctx context.Context) error { return st.Campaign(ctx, p.node.ID, elected.lead) })
 
 	served := make(chan error, 2) // one each
-	go func() { served <- serveHTTP(httpServer, p.http, p.tls != nil) }()
+	go func() { served <- serveHTTP(httpServer, p.http, p.own != nil) }()
 	go func() { served <- serveGRPC(grpcServer, p.grpc) }()
 	p.log.Info().Str("http", p.Address()).Str("grpc", p.GRPCAddress()).Str("advertise", p.node.GRPC).Strs("etcd", p.endpoints).
 		Str("node", p.node.ID).Str("version", p.node.Version).Msg("serving")
@@ -248,11 +256,11 @@ func (p *Plane) serve(ctx context.Context, st *store.Store) error {
 
 // peerTLS is for asking other lb-admins: with the certificate that this one
 // shows itself, and who may have signed theirs.
-func peerTLS(server *tls.Config) *tls.Config {
-	if server == nil {
+func (p *Plane) peerTLS() func() *tls.Config {
+	if p.own == nil {
 		return nil
 	}
-	return &tls.Config{Certificates: server.Certificates, RootCAs: server.ClientCAs, MinVersion: tls.VersionTLS12}
+	return (&certs.Client{CAs: p.clients, Own: p.own}).Config
 }
 
 // bootstrapped is the check that what a new store needs is there: scripts wait
