@@ -12,6 +12,7 @@ import (
 
 	"difylb/pkg/controlplane"
 	"difylb/pkg/daemon"
+	"difylb/pkg/lb"
 	"difylb/pkg/store"
 )
 
@@ -89,11 +90,11 @@ func (o *options) run() error {
 	if p.Names, err = o.resolver.Names(); err != nil {
 		return err
 	}
-	tlsConfig, password, err := o.etcd.Credentials()
-	if err != nil {
+	var password lb.Secret
+	if p.EtcdTLS, password, err = o.etcd.Credentials(log); err != nil {
 		return err
 	}
-	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, TLS: tlsConfig, Username: o.etcd.User, Password: password}
+	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, Username: o.etcd.User, Password: password}
 	p.TrustedProxies, p.Log, p.Version = o.trusted, log, daemon.Version
 	plane, err := controlplane.New(*p)
 	if err != nil {

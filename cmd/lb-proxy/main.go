@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"difylb/pkg/daemon"
@@ -90,7 +91,7 @@ func (o *options) run() error {
 		return err
 	}
 	daemon.RouteGRPCLog(log)
-	if err := o.complete(); err != nil {
+	if err := o.complete(log); err != nil {
 		return err
 	}
 	orderly, now, stop := daemon.Signals(context.Background())
@@ -109,7 +110,7 @@ func (o *options) run() error {
 }
 
 // complete checks what flags alone can't and fills in the rest.
-func (o *options) complete() error {
+func (o *options) complete(log zerolog.Logger) error {
 	p := &o.plane
 	if err := daemon.CheckNodeID(p.NodeID); err != nil {
 		return err
@@ -135,7 +136,7 @@ func (o *options) complete() error {
 	if p.AccessLogSlow < 0 {
 		return daemon.Usagef("--access-log-slow: %s is negative; 0 means that no request is slow", p.AccessLogSlow)
 	}
-	if err := o.completeTracing(); err != nil {
+	if err := o.completeTracing(log); err != nil {
 		return err
 	}
 	if p.MaxConnections < 1 {
@@ -152,16 +153,16 @@ func (o *options) complete() error {
 	if p.Names, err = o.resolver.Names(); err != nil {
 		return err
 	}
-	tlsConfig, password, err := o.etcd.Credentials()
-	if err != nil {
+	var password lb.Secret
+	if p.EtcdTLS, password, err = o.etcd.Credentials(log); err != nil {
 		return err
 	}
-	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, TLS: tlsConfig, Username: o.etcd.User, Password: password}
-	p.AdminTLS, err = daemon.ClientTLS("admin-cacert", o.adminTLS.ca, "admin-cert", o.adminTLS.cert, "admin-key", o.adminTLS.key)
+	p.Store = store.Options{Endpoints: o.etcd.Endpoints, Prefix: o.etcd.Prefix, Username: o.etcd.User, Password: password}
+	p.AdminTLS, err = daemon.ClientTLS(log, "admin-cacert", o.adminTLS.ca, "admin-cert", o.adminTLS.cert, "admin-key", o.adminTLS.key)
 	return err
 }
 
-func (o *options) completeTracing() (err error) {
+func (o *options) completeTracing(log zerolog.Logger) (err error) {
 	p := &o.plane
 	if s := p.TraceSample; !(s >= 0 && s <= 1) {
 		return daemon.Usagef("--trace-sample: %v is not a part of the requests; 0 to 1", s)
@@ -174,6 +175,9 @@ func (o *options) completeTracing() (err error) {
 			return err
 		}
 	}
-	p.OTLPTLS, err = daemon.ClientTLS("otlp-cacert", o.otlp.ca, "", "", "", "")
+	collector, err := daemon.ClientTLS(log, "otlp-cacert", o.otlp.ca, "", "", "", "")
+	if collector != nil {
+		p.OTLPTLS = collector.Config() // it keeps that
+	}
 	return err
 }

@@ -1,15 +1,15 @@
 package daemon
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/url"
 	"os"
 	"strings"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/pflag"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 )
 
@@ -35,17 +35,18 @@ func (o *EtcdOptions) AddFlags(f *pflag.FlagSet, endpoints []string, help string
 }
 
 // Credentials checks the options and reads the files that they name: the TLS
-// settings, nil without TLS, and the password. Errors are UsageErrors.
-func (o *EtcdOptions) Credentials() (*tls.Config, lb.Secret, error) {
+// settings, nil without TLS, and the password. Errors are UsageErrors. What
+// becomes of the certificates afterwards is logged.
+func (o *EtcdOptions) Credentials(log zerolog.Logger) (*certs.Client, lb.Secret, error) {
 	if err := o.Validate(); err != nil {
 		return nil, "", err
 	}
-	tlsConfig, err := o.TLS()
+	client, err := o.TLS(log)
 	if err != nil {
 		return nil, "", err
 	}
 	password, err := o.Password()
-	return tlsConfig, password, err
+	return client, password, err
 }
 
 // Validate reports the first option that can't be right, as a UsageError.
@@ -81,7 +82,7 @@ func (o *EtcdOptions) Password() (lb.Secret, error) {
 }
 
 // TLS returns the client's TLS settings, nil when no option asks for TLS.
-func (o *EtcdOptions) TLS() (*tls.Config, error) {
+func (o *EtcdOptions) TLS(log zerolog.Logger) (*certs.Client, error) {
 	secure := o.CACert != "" || o.Cert != ""
 	for _, e := range o.Endpoints {
 		secure = secure || strings.HasPrefix(e, "https://") || strings.HasPrefix(e, "unixs://")
@@ -89,9 +90,9 @@ func (o *EtcdOptions) TLS() (*tls.Config, error) {
 	if !secure {
 		return nil, nil
 	}
-	c, err := ClientTLS("etcd-cacert", o.CACert, "etcd-cert", o.Cert, "etcd-key", o.Key)
+	c, err := ClientTLS(log, "etcd-cacert", o.CACert, "etcd-cert", o.Cert, "etcd-key", o.Key)
 	if c == nil && err == nil {
-		c = &tls.Config{MinVersion: tls.VersionTLS12}
+		c = &certs.Client{}
 	}
 	return c, err
 }
@@ -99,42 +100,26 @@ func (o *EtcdOptions) TLS() (*tls.Config, error) {
 // ClientTLS reads the settings of a client: the CAs that it trusts (none
 // given: the system's) and its own certificate. nil when no file is given.
 // Errors are UsageErrors that name the flag.
-func ClientTLS(caFlag, ca, certFlag, cert, keyFlag, key string) (*tls.Config, error) {
+func ClientTLS(log zerolog.Logger, caFlag, ca, certFlag, cert, keyFlag, key string) (*certs.Client, error) {
 	if (cert == "") != (key == "") {
 		return nil, Usagef("--%s and --%s go together; only one is given", certFlag, keyFlag)
 	}
 	if ca == "" && cert == "" {
 		return nil, nil
 	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	var c certs.Client
+	var err error
 	if ca != "" {
-		pool, err := LoadCAs("--"+caFlag, ca)
-		if err != nil {
-			return nil, err
+		if c.CAs, err = certs.LoadPool(ca, log); err != nil {
+			return nil, Usagef("--%s: %w", caFlag, err)
 		}
-		c.RootCAs = pool
 	}
 	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
+		if c.Own, err = certs.LoadPair(cert, key, log); err != nil {
 			return nil, Usagef("--%s, --%s: %w", certFlag, keyFlag, err)
 		}
-		c.Certificates = []tls.Certificate{pair}
 	}
-	return c, nil
-}
-
-// LoadCAs reads a file of PEM certificates for the flag.
-func LoadCAs(flag, path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, Usagef("%s: %w", flag, err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, Usagef("%s: %s holds no PEM certificate", flag, path)
-	}
-	return pool, nil
+	return &c, nil
 }
 
 // DefaultNodeID returns the host's name, which names a node unless --node-id does.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/cluster"
 	"difylb/pkg/daemon"
 	"difylb/pkg/lb"
@@ -41,9 +42,10 @@ type Options struct {
 	Handover string
 	// OpsListen serves metrics, readiness and profiles; "" serves none.
 	OpsListen string
-	Store     store.Options // Log is set here
-	// AdminTLS is for lb-admins that speak TLS; nil means the system's roots.
-	AdminTLS *tls.Config
+	Store     store.Options // Log and TLS are set here
+	// EtcdTLS and AdminTLS are for etcd and for lb-admins that speak TLS; nil
+	// means in clear, and the system's roots.
+	EtcdTLS, AdminTLS *certs.Client
 	// DataDir holds the last good state.
 	DataDir   string
 	AccessLog string // file, "-" or "off"
@@ -86,7 +88,7 @@ type Plane struct {
 	names     *names.Resolver
 	accessLog *proxy.AccessLog
 	tracer    *trace.Tracer // nil: off
-	certs     *proxy.Certificates
+	certs     *certs.Pair   // nil: no TLS for clients
 	apply     *applier
 	reclaim   *daemon.Reclaimer
 
@@ -130,6 +132,7 @@ func New(opts Options) (_ *Plane, err error) {
 		return nil, err
 	}
 	opts.Store.Log = opts.Log
+	opts.Store.TLS = opts.EtcdTLS.Settings()
 	if p.store, err = store.Open(opts.Store); err != nil {
 		return nil, err
 	}
@@ -140,7 +143,7 @@ func New(opts Options) (_ *Plane, err error) {
 	p.registry = stats.NewRegistry(0)
 	opts.Names.Log = opts.Log
 	p.names = names.New(opts.Names)
-	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS, Check: p.check})
+	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS.Settings(), Check: p.check})
 	p.proxy = proxy.New(proxy.Options{
 		NodeID: opts.NodeID, Registry: p.registry, Log: opts.Log, AccessLog: p.accessLog, Tracer: p.tracer,
 		Names: p.names, Status: p.status, StatusAllow: opts.StatusAllow.Contains, TrustedProxy: opts.TrustedProxies.Contains,
@@ -203,7 +206,7 @@ func (p *Plane) listen() error {
 			return daemon.Usagef("--tls-listen goes with --tls-cert and --tls-key")
 		}
 		var err error
-		if p.certs, err = proxy.LoadCertificates(p.opts.TLSCert, p.opts.TLSKey, p.opts.Log); err != nil {
+		if p.certs, err = certs.LoadPair(p.opts.TLSCert, p.opts.TLSKey, p.opts.Log); err != nil {
 			return daemon.Usagef("--tls-cert, --tls-key: %w", err)
 		}
 	}

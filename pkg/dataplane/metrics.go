@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/daemon"
 	"difylb/pkg/lb"
 	"difylb/pkg/names"
@@ -28,6 +29,7 @@ const maxNamed = 1000
 func (p *Plane) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.node.Version), newCollector(p, maxNamed), failingNames(p.names))
+	r.MustRegister(expiries(map[string]*certs.Pair{"clients": p.certs, "etcd": p.opts.EtcdTLS.Shown(), "admins": p.opts.AdminTLS.Shown()})...)
 	return r
 }
 
@@ -36,6 +38,21 @@ func failingNames(r *names.Resolver) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "difylb_names_failing", Help: "Names of instances in use that had no answer when they were last asked for; the addresses of the last answer serve on.",
 	}, func() float64 { return float64(r.Failing()) })
+}
+
+// expiries is a metric of the certificates that this process shows. It looks
+// at the files, so it tells of a renewal before the next connection is made.
+func expiries(pairs map[string]*certs.Pair) []prometheus.Collector {
+	var out []prometheus.Collector
+	for shown, p := range pairs {
+		if p != nil {
+			out = append(out, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "difylb_certificate_expiry_timestamp_seconds", Help: "Unix time at which a certificate runs out that this process shows: to whom, by the label.",
+				ConstLabels: prometheus.Labels{"shown_to": shown},
+			}, func() float64 { return float64(p.Expires().Unix()) }))
+		}
+	}
+	return out
 }
 
 // buildInfo is a metric whose labels say what runs here.

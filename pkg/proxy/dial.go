@@ -21,9 +21,9 @@ type dialer struct {
 	address string // host:port
 	names   *names.Resolver
 	name    string // in address; "": it is an IP address
-	// known is the first of the addresses that name was last seen to have; nil:
-	// none. Used by FollowNames only.
-	known *netip.Addr
+	// known are the addresses that name was last seen to have; nil: none.
+	// Used by FollowNames only.
+	known []netip.Addr
 }
 
 // follow sets who is asked for the name; before the first dial.
@@ -43,10 +43,9 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	return d.names.Dial(ctx, d.address, forbidAddresses)
 }
 
-// FollowNames closes idle connections to addresses that an instance's name has
-// left, so that a move is followed also while the old address still answers,
-// until ctx ends. Requests under way are not touched; their connections follow
-// within followUsed after they have become idle. Run it once.
+// FollowNames gives instances whose names have left an address new pools, so
+// that a move is followed also while the old address still answers, until ctx
+// ends. Requests under way run to their end where they are. Run it once.
 func (p *Proxy) FollowNames(ctx context.Context) error {
 	tick := time.NewTicker(followMoved)
 	defer tick.Stop()
@@ -62,58 +61,87 @@ func (p *Proxy) FollowNames(ctx context.Context) error {
 
 const (
 	followMoved = time.Second      // how often names are compared with what they were
-	followUsed  = 10 * time.Second // how often every idle connection to a name is
+	followUsed  = 10 * time.Second // how often it is told which are in use
 )
 
-func (p *Proxy) followNames(all bool) {
-	v := p.view.Load()
-	if v == nil {
+// followNames looks at all instances that have names; tell says whether to say
+// which of them are in use, also where no connection is made for long.
+func (p *Proxy) followNames(tell bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.view.Load()
+	if old == nil {
 		return
 	}
-	for _, a := range v.apps {
+	var fresh *view
+	for slot, a := range old.apps {
 		if a == nil {
 			continue
 		}
-		for _, in := range a.instances {
-			if in.upstream.dialer.name != "" {
-				in.upstream.followName(all)
+		var again *appView
+		for i, in := range a.instances {
+			d := &in.upstream.dialer
+			if d.name == "" {
+				continue
 			}
+			if tell && (in.gate.InFlight() > 0 || in.upstream.hasIdle()) {
+				d.names.Use(d.name)
+			}
+			if !d.moved() {
+				continue
+			}
+			if again == nil {
+				again = &appView{app: a.app, state: a.state, instances: slices.Clone(a.instances), labels: a.labels}
+			}
+			again.instances[i] = p.elsewhere(a, i)
 		}
+		if again != nil {
+			if fresh == nil {
+				fresh = &view{table: old.table, apps: slices.Clone(old.apps)}
+			}
+			fresh.apps[slot] = again
+		}
+	}
+	if fresh != nil {
+		p.view.Store(fresh)
 	}
 }
 
-// followName closes idle connections to where the name does not lead any more,
-// if it has moved or all are to be looked at.
-func (u *upstream) followName(all bool) {
-	d := &u.dialer
-	addrs := d.names.Known(d.name)
-	if len(addrs) == 0 {
-		return
+// moved reports whether the name has left an address since it was last asked.
+func (d *dialer) moved() bool {
+	was, is := d.known, d.names.Known(d.name)
+	if len(is) == 0 || len(was) > 0 && &was[0] == &is[0] {
+		return false
 	}
-	moved := d.known != nil && d.known != &addrs[0]
-	d.known = &addrs[0]
-	if !moved && !all {
-		return
-	}
-	var left []*instanceConn
-	used := false
+	d.known = is
+	return slices.ContainsFunc(was, func(a netip.Addr) bool { return !slices.Contains(is, a) })
+}
+
+// elsewhere gives instance i of an application a pool of its own, as a changed
+// declaration would. What live traffic met where it was says nothing about
+// where it is.
+func (p *Proxy) elsewhere(a *appView, i int) *instanceState {
+	old := a.instances[i]
+	fresh := &instanceState{stats: old.stats, gate: old.gate, slots: old.slots, decl: old.decl, upstream: p.newPool(&a.app.Instances[i], a.app.Decl.Name)}
+	fresh.health.Store(old.health.Load())
+	fresh.upstream.connect.Store(old.upstream.connect.Load())
+	fresh.upstream.dialer.known = old.upstream.dialer.known
+	a.state.instances[old.decl.Name] = fresh
+	old.upstream.retire()
+	return fresh
+}
+
+func (u *upstream) hasIdle() bool {
 	for i := range u.idle {
 		l := &u.idle[i]
 		l.mu.Lock()
-		for _, c := range l.conns {
-			used = true
-			if a, ok := c.tcp.RemoteAddr().(*net.TCPAddr); ok && !slices.Contains(addrs, a.AddrPort().Addr().Unmap()) {
-				left = append(left, c)
-			}
-		}
+		n := len(l.conns)
 		l.mu.Unlock()
+		if n > 0 {
+			return true
+		}
 	}
-	if used { // also where no connection is made for long
-		d.names.Use(d.name)
-	}
-	for _, c := range left {
-		c.evict()
-	}
+	return false
 }
 
 // forbidAddresses refuses, after resolution, what no instance may be at: a

@@ -15,16 +15,23 @@ import (
 	"difylb/test/testbed"
 )
 
-// An instance's name that moves takes idle connections with it, though the
-// old address still answers.
-func TestNames_MoveIdleConnections(t *testing.T) {
+// An instance's name that moves takes all new requests with it, though the old
+// address still answers.
+func TestNames_Move(t *testing.T) {
 	port := testbed.FreePorts(t, 1)
+	under, release := make(chan struct{}), make(chan struct{})
 	for _, host := range []string{"127.0.0.1", "127.0.0.9"} {
 		ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", host, port))
 		if err != nil {
 			t.Skip(err)
 		}
-		srv := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, host) })}}
+		srv := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/v1/slow" {
+				close(under)
+				<-release
+			}
+			fmt.Fprint(w, host)
+		})}}
 		srv.Start()
 		t.Cleanup(srv.Close)
 	}
@@ -34,6 +41,10 @@ func TestNames_MoveIdleConnections(t *testing.T) {
 		o.Names = by
 		a.Instances = []lb.Instance{instanceAt("a", fmt.Sprintf("http://dify.example.:%d", port))}
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = by.Run(ctx) }()
+	defer func() { cancel(); <-done }()
 	served := func() string {
 		t.Helper()
 		resp, body := r.do("GET", "/v1/info", "u", "")
@@ -58,14 +69,21 @@ func TestNames_MoveIdleConnections(t *testing.T) {
 	if idle() != 1 {
 		t.Fatal("a connection to where the name leads was closed")
 	}
-	dns.Answer("127.0.0.9")
-	if at := served(); at != "127.0.0.1" {
-		t.Fatalf("served by %s before anybody has asked", at)
+	before := r.p.view.Load()
+	dns.Answer("127.0.0.1", "::1")
+	testbed.Within(t, 30*time.Second, "the name has a second address", func() bool { by.Use("dify.example."); return len(by.Known("dify.example.")) == 2 })
+	r.p.followNames(false)
+	if r.p.view.Load() != before || idle() != 1 {
+		t.Error("a second address has closed connections to the first")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = by.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	// A request that is under way ends where it is, and its connection with it.
+	slow := make(chan string)
+	go func() {
+		_, body := r.do("GET", "/v1/slow", "u", "")
+		slow <- body
+	}()
+	<-under
+	dns.Answer("127.0.0.9")
 	testbed.Within(t, 30*time.Second, "the name has moved", func() bool { return by.Known("dify.example.")[0].String() == "127.0.0.9" })
 	r.p.followNames(false)
 	if idle() != 0 {
@@ -74,17 +92,15 @@ func TestNames_MoveIdleConnections(t *testing.T) {
 	if at := served(); at != "127.0.0.9" {
 		t.Errorf("served by %s after the move", at)
 	}
-	// What comes back late from where it led is found by the next sweep.
-	dns.Answer("127.0.0.1")
-	testbed.Within(t, 30*time.Second, "the name has moved back", func() bool { return by.Known("dify.example.")[0].String() == "127.0.0.1" })
-	u := r.p.view.Load().apps[0].instances[0].upstream
-	u.dialer.known = &by.Known("dify.example.")[0] // it was in use when that was seen
-	r.p.followNames(false)
-	if idle() != 1 {
-		t.Fatal("there is nothing to find")
+	close(release)
+	if at := <-slow; at != "127.0.0.1" {
+		t.Errorf("what was under way was answered by %s", at)
 	}
-	r.p.followNames(true)
-	if idle() != 0 {
-		t.Error("the sweep has left a connection to an address that the name has left")
+	testbed.Within(t, 10*time.Second, "one connection is left", func() bool { return r.p.Pool().Open == 1 })
+	if at := served(); at != "127.0.0.9" || idle() != 1 {
+		t.Errorf("served by %s with %d idle connections", at, idle())
+	}
+	if n := r.p.view.Load().apps[0].instances[0].gate.InFlight(); n != 0 {
+		t.Errorf("%d in flight", n)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 )
 
@@ -93,7 +94,7 @@ func TestEngine_HTTP10(t *testing.T) {
 // An answer until close that breaks off must not look complete.
 func TestEngine_BrokenAnswerToHTTP10(t *testing.T) {
 	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	certs, err := LoadCertificates(cert, key, zerolog.Nop())
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func TestEngine_BrokenAnswerToHTTP10(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, certs) }()
+	go func() { done <- r.s.ServeTLS(ln, pair) }()
 	defer func() { r.s.Close(); <-done }()
 	for _, secure := range []bool{false, true} {
 		var c net.Conn = nil
@@ -436,7 +437,7 @@ func TestEngine_PanicCostsOneConnection(t *testing.T) {
 // nothing wrong.
 func TestEngine_HTTP2UploadToAnInstanceThatBreaks(t *testing.T) {
 	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	certs, err := LoadCertificates(cert, key, zerolog.Nop())
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -447,7 +448,7 @@ func TestEngine_HTTP2UploadToAnInstanceThatBreaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, certs) }()
+	go func() { done <- r.s.ServeTLS(ln, pair) }()
 	defer func() { r.s.Close(); <-done }()
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()

@@ -25,6 +25,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 )
 
@@ -290,7 +291,7 @@ func TestServer_HTTPSAndHTTP2(t *testing.T) {
 	}))
 	dir := t.TempDir()
 	cert, key := writeCertificate(t, dir, "one.example")
-	certs, err := LoadCertificates(cert, key, zerolog.Nop())
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func TestServer_HTTPSAndHTTP2(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, certs) }()
+	go func() { done <- r.s.ServeTLS(ln, pair) }()
 	defer func() { r.s.Close(); <-done }()
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()

@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
+	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 	"difylb/pkg/trace"
 	"difylb/test/testbed"
@@ -169,7 +170,7 @@ func TestTracing_UnsampledIsStillOneTrace(t *testing.T) {
 func TestTracing_OverHTTP2(t *testing.T) {
 	r, spans := tracedRig(t, 0, nil, told())
 	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	certs, err := LoadCertificates(cert, key, zerolog.Nop())
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestTracing_OverHTTP2(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, certs) }()
+	go func() { done <- r.s.ServeTLS(ln, pair) }()
 	defer func() { r.s.Close(); <-done }()
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()

@@ -1,6 +1,9 @@
 package store
 
 import (
+	"context"
+	"crypto/tls"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -9,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 
 	"difylb/pkg/lb"
 	"difylb/pkg/store/etcdlog"
@@ -72,9 +76,8 @@ func told(message string) bool { return strings.HasPrefix(message, "retrying of 
 
 func dial(opt Options) func() (*clientv3.Client, error) {
 	return func() (*clientv3.Client, error) {
-		return clientv3.New(clientv3.Config{
+		config := clientv3.Config{
 			Endpoints:   opt.Endpoints,
-			TLS:         opt.TLS,
 			Username:    opt.Username,
 			Password:    opt.Password.Reveal(),
 			DialTimeout: opt.DialTimeout,
@@ -91,6 +94,28 @@ func dial(opt Options) func() (*clientv3.Client, error) {
 					MinConnectTimeout: opt.DialTimeout,
 				}),
 			},
-		})
+		}
+		if opt.TLS != nil {
+			config.TLS = opt.TLS()
+			if !strings.HasPrefix(opt.Endpoints[0], "http://") { // whose scheme goes for all
+				config.DialOptions = append(config.DialOptions, grpc.WithTransportCredentials(&freshTLS{TransportCredentials: credentials.NewTLS(config.TLS), newest: opt.TLS}))
+			}
+		}
+		return clientv3.New(config)
 	}
+}
+
+// freshTLS asks for the settings at each handshake: certificates are renewed
+// while the client lives.
+type freshTLS struct {
+	credentials.TransportCredentials
+	newest func() *tls.Config
+}
+
+func (c *freshTLS) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return credentials.NewTLS(c.newest()).ClientHandshake(ctx, authority, conn)
+}
+
+func (c *freshTLS) Clone() credentials.TransportCredentials {
+	return &freshTLS{c.TransportCredentials.Clone(), c.newest}
 }

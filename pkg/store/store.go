@@ -27,8 +27,9 @@ type Options struct {
 	Endpoints []string
 	// Prefix is what every key begins with; /difylb when empty.
 	Prefix string
-	// TLS is nil for plain connections.
-	TLS *tls.Config
+	// TLS returns the settings for the next connection, which are not to be
+	// changed afterwards; nil for plain connections. Safe for concurrent use.
+	TLS func() *tls.Config
 	// Username and Password are empty when etcd has no users, or takes them
 	// from the client's certificate.
 	Username string

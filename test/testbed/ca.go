@@ -43,14 +43,21 @@ func NewCA(t testing.TB, name string) *CA {
 	return c
 }
 
-// Issue makes a server's certificate for names and IP addresses.
+// Issue makes a certificate for names and IP addresses, good for servers and
+// for clients.
 func (c *CA) Issue(names ...string) tls.Certificate {
+	c.t.Helper()
+	return c.IssueFor(time.Hour, names...)
+}
+
+// IssueFor is Issue for so long from now; negative: it has run out already.
+func (c *CA) IssueFor(life time.Duration, names ...string) tls.Certificate {
 	c.t.Helper()
 	key := newKey(c.t)
 	tpl := &x509.Certificate{
 		SerialNumber: serial(c.t), Subject: pkix.Name{CommonName: names[0]},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
@@ -64,6 +71,17 @@ func (c *CA) Issue(names ...string) tls.Certificate {
 		c.t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// WritePair writes a certificate and its key as PEM.
+func WritePair(t testing.TB, pair tls.Certificate, certFile, keyFile string) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	WriteFile(t, keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))
+	WriteFile(t, certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {

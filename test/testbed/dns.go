@@ -3,23 +3,24 @@ package testbed
 import (
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// DNS is a name server of one test. It knows every name, and gives all of them
-// the same addresses. It answers over UDP only.
+// DNS is a name server of one test. It knows every name, and gives those that
+// have no addresses of their own all the same. It answers over UDP only.
 type DNS struct {
 	// Address is where it is asked.
 	Address netip.AddrPort
 
 	mu    sync.Mutex
-	addrs []netip.Addr // guarded by mu
-	code  dnsmessage.RCode
-	mute  bool
-	asked int
+	addrs map[string][]netip.Addr // guarded by mu; "" for all others
+	code  dnsmessage.RCode        // guarded by mu
+	mute  bool                    // guarded by mu
+	asked int                     // guarded by mu
 }
 
 // NewDNS starts a name server that answers with those IP addresses.
@@ -29,7 +30,7 @@ func NewDNS(t testing.TB, addrs ...string) *DNS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &DNS{Address: conn.LocalAddr().(*net.UDPAddr).AddrPort()}
+	d := &DNS{Address: conn.LocalAddr().(*net.UDPAddr).AddrPort(), addrs: make(map[string][]netip.Addr)}
 	d.Answer(addrs...)
 	done := make(chan struct{})
 	go func() { // ends with conn
@@ -52,13 +53,17 @@ func NewDNS(t testing.TB, addrs ...string) *DNS {
 	return d
 }
 
-// Answer makes it answer with those IP addresses from now on.
-func (d *DNS) Answer(addrs ...string) {
+// Answer makes it answer with those IP addresses from now on, for names that
+// have none of their own.
+func (d *DNS) Answer(addrs ...string) { d.AnswerFor("", addrs...) }
+
+// AnswerFor makes it answer again, for that name with those IP addresses.
+func (d *DNS) AnswerFor(name string, addrs ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.addrs, d.code, d.mute = nil, dnsmessage.RCodeSuccess, false
+	d.addrs[name], d.code, d.mute = nil, dnsmessage.RCodeSuccess, false
 	for _, a := range addrs {
-		d.addrs = append(d.addrs, netip.MustParseAddr(a))
+		d.addrs[name] = append(d.addrs[name], netip.MustParseAddr(a))
 	}
 }
 
@@ -102,7 +107,11 @@ func (d *DNS) answer(question []byte) []byte {
 	m.Response, m.Additionals, m.RCode = true, nil, d.code
 	q := m.Questions[0]
 	h := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: dnsmessage.ClassINET, TTL: 1}
-	for _, a := range d.addrs {
+	addrs, own := d.addrs[strings.TrimSuffix(q.Name.String(), ".")]
+	if !own {
+		addrs = d.addrs[""]
+	}
+	for _, a := range addrs {
 		switch {
 		case d.code != dnsmessage.RCodeSuccess:
 		case a.Is4() && q.Type == dnsmessage.TypeA:
