@@ -210,28 +210,6 @@ func (l *Link) Connected() int {
 	return n
 }
 
-// Flush reports once more and waits until every lb-admin that is linked has
-// acknowledged it, or ctx ends. Call it when the last request has ended and
-// Run is still running.
-func (l *Link) Flush(ctx context.Context) error {
-	l.mu.Lock()
-	after := l.seq
-	var waiting []*peer
-	for _, p := range l.peers {
-		if p.connected {
-			waiting = append(waiting, p)
-			poke(p.due)
-		}
-	}
-	l.mu.Unlock()
-	for _, p := range waiting {
-		if err := p.waitAck(ctx, after); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func poke(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -20,6 +20,7 @@ type Draft struct {
 	apps     map[string]*lb.Application // nil: deleted
 	tokens   map[lb.TokenHash]string    // owner where it differs from the base; "": nobody
 	settings *lb.Settings
+	planned  *plan // what plan returned last; nil: the draft has changed since
 }
 
 func newDraft(s *Store, base *lb.Snapshot) *Draft {
@@ -41,6 +42,7 @@ func (d *Draft) Application(name string) *lb.Application {
 // Put sets the whole application, its tokens and instances in their order
 // included. The draft keeps a copy.
 func (d *Draft) Put(app *lb.Application) {
+	d.planned = nil
 	d.disown(app.Name)
 	d.apps[app.Name] = app.Clone()
 	for i := range app.UserTokens {
@@ -51,6 +53,7 @@ func (d *Draft) Put(app *lb.Application) {
 // Delete removes the application with all that belongs to it. A name that is
 // not there is no error.
 func (d *Draft) Delete(name string) {
+	d.planned = nil
 	d.disown(name)
 	d.apps[name] = nil
 }
@@ -77,7 +80,7 @@ func (d *Draft) Settings() lb.Settings {
 }
 
 // SetSettings sets the settings.
-func (d *Draft) SetSettings(s lb.Settings) { d.settings = &s }
+func (d *Draft) SetSettings(s lb.Settings) { d.planned, d.settings = nil, &s }
 
 // TokenOwner returns the application to which the token belongs in the draft,
 // in constant time.
@@ -91,7 +94,8 @@ func (d *Draft) TokenOwner(h lb.TokenHash) (app string, ok bool) {
 	return app, ok
 }
 
-// Changes returns what the draft would change, in the order of Update's Result.
+// Changes returns what the draft would change, in the order of Update's Result,
+// which may be the same slice: it must not be changed.
 func (d *Draft) Changes() []Change {
 	p, err := d.plan()
 	if err != nil {
@@ -134,14 +138,27 @@ func (r *record) quiet() bool {
 
 // plan is a draft turned into keys.
 type plan struct {
-	records []record
-	mods    map[string]int64 // mod revision that each touched key had
+	records   []record
+	mods      map[string]int64 // mod revision that each touched key had
+	described []Change         // nil: not yet
 }
 
 var errStale = errors.New("the mirror has moved past the draft's base")
 
-// plan works out the records. errStale: begin again.
+// plan works out the records, once: an edit that looks at what it changes, as
+// those of people do, need not pay for it twice. errStale: begin again.
 func (d *Draft) plan() (*plan, error) {
+	if d.planned != nil {
+		return d.planned, nil
+	}
+	p, err := d.workOut()
+	if err == nil {
+		d.planned = p
+	}
+	return p, err
+}
+
+func (d *Draft) workOut() (*plan, error) {
 	if err := d.validate(); err != nil {
 		return nil, err
 	}
@@ -371,7 +388,12 @@ func (b *planner) plan() *plan {
 }
 
 // changes tells people what the plan does.
-func (p *plan) changes() []Change { return describeAll(p.records) }
+func (p *plan) changes() []Change {
+	if p.described == nil {
+		p.described = describeAll(p.records)
+	}
+	return p.described
+}
 
 func describeAll(records []record) []Change {
 	var cs []Change
