@@ -8,7 +8,7 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 FUZZTIME    ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build up test lint race e2e fault cross fuzz bench gobench generate clean
+.PHONY: help build up test lint race e2e fault cross fuzz bench gobench generate dashboard ui clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,12 +20,16 @@ build: ## lb-admin, lb-proxy and lbctl into bin/, static
 up: build ## the whole cluster on this machine, with stand-in Dify instances; Ctrl-C ends it
 	bin/lbctl up -f examples/difylb.yaml --proxies 2 --demo
 
-test: lint race cross e2e ## everything, with what it needs started by itself
+test: lint ui race cross e2e ## everything, with what it needs started by itself
 
 lint: ## gofmt, vet, staticcheck
 	@bad=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+
+ui: ## the dashboard's types and tests, and that its assets are what its sources give
+	@if command -v npm >/dev/null; then cd pkg/dashboard/ui && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent check; \
+	else echo "npm is not installed: the dashboard is not built anew to compare; its checksums are tested all the same"; fi
 
 race: ## unit and integration tests under the race detector
 	$(GO) test -race -timeout 15m $$($(GO) list ./... | grep -vE '^difylb/(test/(e2e|docs|fault|ops|browser)|pkg/store)')
@@ -61,6 +65,9 @@ gobench: ## the Go benchmarks of the packages
 generate: ## docs/reference, and the Go code of proto/ (needs protoc)
 	$(GO) test -count=1 ./test/docs -run '^TestReferences_' -update
 	sh proto/generate.sh
+
+dashboard: ## pkg/dashboard/assets out of pkg/dashboard/ui (needs npm)
+	cd pkg/dashboard/ui && npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent build
 
 clean: ## remove what was built; data/ stays
 	rm -rf bin dist

@@ -114,7 +114,7 @@ func (p *tab) note(event any) {
 		}
 	case *network.EventLoadingFailed:
 		if !e.Canceled {
-			what = "failed: " + e.ErrorText
+			what = fmt.Sprintf("failed: %s %s", e.ErrorText, e.BlockedReason)
 		}
 	case *network.EventRequestWillBeSent:
 		if u := e.Request.URL; !strings.HasPrefix(u, p.origin+"/") && !strings.HasPrefix(u, "data:") {
