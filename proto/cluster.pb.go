@@ -2500,27 +2500,28 @@ func (x *LabelStatus) GetUsage() *Usage {
 }
 
 type InstanceStatus struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Requests        uint64                 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
-	Errors          uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
-	Retries         uint64                 `protobuf:"varint,4,opt,name=retries,proto3" json:"retries,omitempty"`
-	Active          int64                  `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
-	Streams         int64                  `protobuf:"varint,6,opt,name=streams,proto3" json:"streams,omitempty"`
-	Status          string                 `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
-	State           string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
-	LatencyMs       []float64              `protobuf:"fixed64,9,rep,packed,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty"`          // p50, p90, p99
-	FirstByteMs     []float64              `protobuf:"fixed64,10,rep,packed,name=first_byte_ms,json=firstByteMs,proto3" json:"first_byte_ms,omitempty"` // p50, p99
-	BytesIn         uint64                 `protobuf:"varint,11,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut        uint64                 `protobuf:"varint,12,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	LastError       *LastError             `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	SinceUnixMilli  int64                  `protobuf:"varint,14,opt,name=since_unix_milli,json=sinceUnixMilli,proto3" json:"since_unix_milli,omitempty"`
-	Usage           *Usage                 `protobuf:"bytes,15,opt,name=usage,proto3" json:"usage,omitempty"`
-	EjectedBy       []string               `protobuf:"bytes,16,rep,name=ejected_by,json=ejectedBy,proto3" json:"ejected_by,omitempty"`                              // nodes
-	LatencyRecent   []float64              `protobuf:"fixed64,17,rep,packed,name=latency_recent,json=latencyRecent,proto3" json:"latency_recent,omitempty"`         // ms, of the last minute: p50, p90, p99; absent: none
-	FirstByteRecent []float64              `protobuf:"fixed64,18,rep,packed,name=first_byte_recent,json=firstByteRecent,proto3" json:"first_byte_recent,omitempty"` // p50, p99
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Name                  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Requests              uint64                 `protobuf:"varint,2,opt,name=requests,proto3" json:"requests,omitempty"`
+	Errors                uint64                 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	Retries               uint64                 `protobuf:"varint,4,opt,name=retries,proto3" json:"retries,omitempty"`
+	Active                int64                  `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
+	Streams               int64                  `protobuf:"varint,6,opt,name=streams,proto3" json:"streams,omitempty"`
+	Status                string                 `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
+	State                 string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`
+	LatencyMs             []float64              `protobuf:"fixed64,9,rep,packed,name=latency_ms,json=latencyMs,proto3" json:"latency_ms,omitempty"`          // p50, p90, p99
+	FirstByteMs           []float64              `protobuf:"fixed64,10,rep,packed,name=first_byte_ms,json=firstByteMs,proto3" json:"first_byte_ms,omitempty"` // p50, p99
+	BytesIn               uint64                 `protobuf:"varint,11,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut              uint64                 `protobuf:"varint,12,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	LastError             *LastError             `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	SinceUnixMilli        int64                  `protobuf:"varint,14,opt,name=since_unix_milli,json=sinceUnixMilli,proto3" json:"since_unix_milli,omitempty"`
+	Usage                 *Usage                 `protobuf:"bytes,15,opt,name=usage,proto3" json:"usage,omitempty"`
+	EjectedBy             []string               `protobuf:"bytes,16,rep,name=ejected_by,json=ejectedBy,proto3" json:"ejected_by,omitempty"`                                          // nodes
+	LatencyRecent         []float64              `protobuf:"fixed64,17,rep,packed,name=latency_recent,json=latencyRecent,proto3" json:"latency_recent,omitempty"`                     // ms, of the last minute: p50, p90, p99; absent: none
+	FirstByteRecent       []float64              `protobuf:"fixed64,18,rep,packed,name=first_byte_recent,json=firstByteRecent,proto3" json:"first_byte_recent,omitempty"`             // p50, p99
+	EjectedSinceUnixMilli int64                  `protobuf:"varint,19,opt,name=ejected_since_unix_milli,json=ejectedSinceUnixMilli,proto3" json:"ejected_since_unix_milli,omitempty"` // by the first of them; 0: none
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *InstanceStatus) Reset() {
@@ -2677,6 +2678,13 @@ func (x *InstanceStatus) GetFirstByteRecent() []float64 {
 		return x.FirstByteRecent
 	}
 	return nil
+}
+
+func (x *InstanceStatus) GetEjectedSinceUnixMilli() int64 {
+	if x != nil {
+		return x.EjectedSinceUnixMilli
+	}
+	return 0
 }
 
 // CounterChunk is the value of a key under counters/: the figures of some of
@@ -3585,7 +3593,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\tR\x05label\x12\x1a\n" +
 	"\brequests\x18\x03 \x01(\x04R\brequests\x12.\n" +
-	"\x05usage\x18\x04 \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\xd6\x04\n" +
+	"\x05usage\x18\x04 \x01(\v2\x18.difylb.cluster.v1.UsageR\x05usage\"\x8f\x05\n" +
 	"\x0eInstanceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\brequests\x18\x02 \x01(\x04R\brequests\x12\x16\n" +
@@ -3608,7 +3616,8 @@ const file_cluster_proto_rawDesc = "" +
 	"\n" +
 	"ejected_by\x18\x10 \x03(\tR\tejectedBy\x12%\n" +
 	"\x0elatency_recent\x18\x11 \x03(\x01R\rlatencyRecent\x12*\n" +
-	"\x11first_byte_recent\x18\x12 \x03(\x01R\x0ffirstByteRecent\"\xc9\x01\n" +
+	"\x11first_byte_recent\x18\x12 \x03(\x01R\x0ffirstByteRecent\x127\n" +
+	"\x18ejected_since_unix_milli\x18\x13 \x01(\x03R\x15ejectedSinceUnixMilli\"\xc9\x01\n" +
 	"\fCounterChunk\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
 	"\x05boots\x18\x02 \x03(\v2\x1d.difylb.cluster.v1.StoredBootR\x05boots\x127\n" +

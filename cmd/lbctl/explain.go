@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -69,7 +71,11 @@ func explanationTable(t *table, e *admin.Explanation) {
 		if s.Instance == e.Chosen {
 			name.color = bold
 		}
-		t.row(i+1, name, statusCell(s.Status), s.Why)
+		why := s.Why
+		if s.Status == cluster.StatusEjected && len(s.EjectedBy) > 0 {
+			why = strings.Replace(why, "is ejected", "is "+ejectedText(s.EjectedBy, s.EjectedSince, time.Now()), 1)
+		}
+		t.row(i+1, name, statusCell(s.Status), why)
 	}
 }
 
@@ -81,6 +87,9 @@ func whyNot(e *admin.Explanation) string {
 		}
 		if s.Status == cluster.StatusTokenRejected {
 			return "rejects its own token"
+		}
+		if s.Status == cluster.StatusEjected && len(s.EjectedBy) > 0 {
+			return "is " + ejectedText(s.EjectedBy, s.EjectedSince, time.Now())
 		}
 		return "is " + s.Status
 	}

@@ -103,7 +103,8 @@ func (c *cli) instanceListCommand() *cobra.Command {
 					return err
 				}
 				return c.print(admin.List[admin.Instance]{Items: instances}, func(t *table) {
-					t.header("NAME", "ADDRESS", ">WEIGHT", ">SHARE", "STATE", "TOKEN", ">LIMIT", "DOMAIN")
+					t.header("NAME", "ADDRESS", ">WEIGHT", ">SHARE", "STATE", ">PROBED", ">LIMIT", "DOMAIN")
+					now := time.Now()
 					for _, in := range instances {
 						state := cell{text: string(in.State)}
 						if in.State != lb.Active {
@@ -117,12 +118,44 @@ func (c *cli) instanceListCommand() *cobra.Command {
 						if in.RingShare != nil {
 							share = percent(*in.RingShare)
 						}
-						t.row(in.Name, addressOf(&in.Instance), in.Weight, share, state, hintText(in.TokenHint), limit, in.Domain)
+						t.row(in.Name, addressOf(&in.Instance), in.Weight, share, state, probedCell(in.LastProbe, now), limit, in.Domain)
+					}
+					for _, in := range instances {
+						if p := in.Probe; p != nil && (p.Health == lb.Unhealthy || p.Health == lb.TokenRejected) {
+							t.line("%s is %s", in.Name, healthText(p, now))
+						}
+						if len(in.EjectedBy) > 0 {
+							t.line("%s is %s", in.Name, ejectedText(in.EjectedBy, in.EjectedSince, now))
+						}
 					}
 				})
 			})
 		},
 	}
+}
+
+// probedCell says how long ago an instance was probed.
+func probedCell(p *admin.LastProbe, now time.Time) cell {
+	if p == nil {
+		return cell{text: "-"}
+	}
+	c := cell{text: ageOf(p.Time, now) + " ago"}
+	if p.Verdict != lb.Healthy {
+		c.color = red
+	}
+	return c
+}
+
+// healthText says what probes found, since when and why.
+func healthText(p *admin.InstanceProbe, now time.Time) string {
+	text := string(p.Health)
+	if p.Since != nil {
+		text += " since " + ageOf(*p.Since, now)
+	}
+	if p.Reason != "" {
+		text += ": " + p.Reason
+	}
+	return text
 }
 
 func hintText(hint string) string {
@@ -164,6 +197,19 @@ func (c *cli) instanceGetCommand() *cobra.Command {
 						t.row("tls", tlsText(in.TLS))
 					}
 					t.row("revision", in.Revision)
+					now := time.Now()
+					if in.RingShare != nil {
+						t.row("share of users", percent(*in.RingShare))
+					}
+					if in.Probe != nil {
+						t.row("health", healthText(in.Probe, now))
+					}
+					if in.LastProbe != nil {
+						t.row("last probe", probeText(in.LastProbe, now)+", by "+in.LastProbe.By)
+					}
+					if len(in.EjectedBy) > 0 {
+						t.row("ejected", strings.TrimPrefix(ejectedText(in.EjectedBy, in.EjectedSince, now), "ejected "))
+					}
 				})
 			})
 		},
@@ -230,53 +276,93 @@ func (t tree) replaceAddress() {
 
 func (c *cli) drainCommand() *cobra.Command {
 	var wait time.Duration
+	var o foresight
 	cmd := &cobra.Command{
 		Use: "drain APP NAME", Short: "Give an instance no new requests and let the open ones finish",
 		Long: `Gives the instance no new requests; open ones finish, and its users move to the next
 instance of the ring until it is activated again. With --wait it returns when nothing is
 open any more; if that does not come about in time, the exit code is 1.`,
-		Example:           "  lbctl instance drain customer_service dify1 --wait 60s",
+		Example:           "  lbctl instance drain customer_service dify1 --wait 60s\n  lbctl instance drain customer_service dify1 --dry-run",
 		Args:              exactly("APP", "NAME"),
 		ValidArgsFunction: c.completeInstance,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.setState(cmd, args, wait, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
-				return cl.DrainInstance(ctx, args[0], args[1], wait)
+			return c.setState(cmd, args, wait, lb.Draining, &o, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
+				return cl.DrainInstance(ctx, args[0], args[1], wait, o.options()...)
 			})
 		},
 	}
 	waitFlag(cmd, &wait, "how long to wait until nothing is open")
+	o.flags(cmd)
 	return cmd
 }
 
 func (c *cli) disableCommand() *cobra.Command {
 	var wait time.Duration
+	var o foresight
 	cmd := &cobra.Command{
 		Use: "disable APP NAME", Short: "Take an instance out; it is not probed either",
 		Example:           "  lbctl instance disable customer_service dify1",
 		Args:              exactly("APP", "NAME"),
 		ValidArgsFunction: c.completeInstance,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.setState(cmd, args, wait, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
-				return cl.DisableInstance(ctx, args[0], args[1], wait)
+			return c.setState(cmd, args, wait, lb.Disabled, &o, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
+				return cl.DisableInstance(ctx, args[0], args[1], wait, o.options()...)
 			})
 		},
 	}
 	waitFlag(cmd, &wait, "how long to wait until nothing is open")
+	o.flags(cmd)
 	return cmd
 }
 
 func (c *cli) activateCommand() *cobra.Command {
-	return &cobra.Command{
+	var o foresight
+	cmd := &cobra.Command{
 		Use: "activate APP NAME", Aliases: []string{"enable"}, Short: "Let an instance take requests again",
 		Example:           "  lbctl instance activate customer_service dify1",
 		Args:              exactly("APP", "NAME"),
 		ValidArgsFunction: c.completeInstance,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.setState(cmd, args, 0, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
-				return cl.ActivateInstance(ctx, args[0], args[1])
+			return c.setState(cmd, args, 0, lb.Active, &o, func(ctx context.Context, cl *admin.Client) (*admin.InstanceState, error) {
+				return cl.ActivateInstance(ctx, args[0], args[1], o.options()...)
 			})
 		},
 	}
+	o.flags(cmd)
+	return cmd
+}
+
+// foresight is what commands on one instance take to tell or bound who moves.
+type foresight struct {
+	dryRun bool
+	most   *float64
+}
+
+func (o *foresight) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "say who would move and what is open, and change nothing")
+	maxMovedFlag(cmd, &o.most)
+}
+
+func (o *foresight) options() []admin.CallOption {
+	if o.most == nil {
+		return nil
+	}
+	return []admin.CallOption{admin.MaxMoved(*o.most)}
+}
+
+// tell shows what would happen. The bound is looked at here, so that the plan
+// is shown all the same.
+func (o *foresight) tell(c *cli, cmd *cobra.Command, plan func(context.Context, *admin.Client) (*admin.ApplyResult, error)) error {
+	return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
+		r, err := plan(ctx, cl)
+		if err != nil {
+			return err
+		}
+		if err := c.printApplied(r, 0); err != nil {
+			return err
+		}
+		return tooMany(r, o.most)
+	})
 }
 
 func waitFlag(cmd *cobra.Command, wait *time.Duration, usage string) {
@@ -300,7 +386,12 @@ func (w *waitValue) Set(s string) error {
 	return nil
 }
 
-func (c *cli) setState(cmd *cobra.Command, args []string, wait time.Duration, set func(context.Context, *admin.Client) (*admin.InstanceState, error)) error {
+func (c *cli) setState(cmd *cobra.Command, args []string, wait time.Duration, state lb.State, o *foresight, set func(context.Context, *admin.Client) (*admin.InstanceState, error)) error {
+	if o.dryRun {
+		return o.tell(c, cmd, func(ctx context.Context, cl *admin.Client) (*admin.ApplyResult, error) {
+			return cl.PlanState(ctx, args[0], args[1], state)
+		})
+	}
 	return c.call(cmd, wait, func(ctx context.Context, cl *admin.Client) error {
 		s, err := set(ctx, cl)
 		if err != nil {
@@ -327,17 +418,23 @@ func (c *cli) setState(cmd *cobra.Command, args []string, wait time.Duration, se
 
 func (c *cli) instanceRemoveCommand() *cobra.Command {
 	var yes bool
+	var o foresight
 	cmd := &cobra.Command{
 		Use: "rm APP NAME", Aliases: []string{"remove", "delete"}, Short: "Remove an instance",
 		Example:           "  lbctl instance rm customer_service dify1 --yes",
 		Args:              exactly("APP", "NAME"),
 		ValidArgsFunction: c.completeInstance,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.dryRun {
+				return o.tell(c, cmd, func(ctx context.Context, cl *admin.Client) (*admin.ApplyResult, error) {
+					return cl.PlanDeleteInstance(ctx, args[0], args[1])
+				})
+			}
 			if err := c.confirm(yes, "Remove instance %s of %s? Its users move to the others.", args[1], args[0]); err != nil {
 				return err
 			}
 			return c.call(cmd, 0, func(ctx context.Context, cl *admin.Client) error {
-				if err := cl.DeleteInstance(ctx, args[0], args[1]); err != nil {
+				if err := cl.DeleteInstance(ctx, args[0], args[1], o.options()...); err != nil {
 					return err
 				}
 				return c.say("instance %s removed from %s", args[1], args[0])
@@ -345,6 +442,7 @@ func (c *cli) instanceRemoveCommand() *cobra.Command {
 		},
 	}
 	yesFlag(cmd, &yes)
+	o.flags(cmd)
 	return cmd
 }
 

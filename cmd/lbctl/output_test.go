@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,7 +20,9 @@ const statusJSON = `{"status":"running","timestamp":"2024-01-01T12:00:00Z","revi
  "applications":{
   "customer_service":{"total_requests":1000,"errors":3,"active":12,"instances":{
    "dify10":{"requests":1234567,"errors":0,"active":0,"streams":0,"status":"healthy","state":"active","latency_ms":{"p50":0,"p90":0,"p99":0},"first_byte_ms":{"p50":0,"p99":0},"bytes_in":0,"bytes_out":0,"last_error":null,"since":"2024-01-01T11:00:00Z"},
-   "dify2":{"requests":334,"errors":1,"active":4,"streams":3,"status":"ejected","state":"active","latency_ms":{"p50":41.2,"p90":80,"p99":1305},"first_byte_ms":{"p50":20.1,"p99":61},"bytes_in":123,"bytes_out":456,"last_error":{"reason":"connect_failed","time":"2024-01-01T11:59:00Z"},"since":"2024-01-01T11:00:00Z"}}},
+   "dify2":{"requests":334,"errors":1,"active":4,"streams":3,"status":"ejected","state":"active","latency_ms":{"p50":41.2,"p90":80,"p99":1305},"first_byte_ms":{"p50":20.1,"p99":61},"bytes_in":123,"bytes_out":456,"last_error":{"reason":"connect_failed","time":"2024-01-01T11:59:00Z"},"since":"2024-01-01T11:00:00Z",
+     "latency_recent":{"p50":700,"p90":800,"p99":900},"first_byte_recent":{"p50":30,"p99":40},"ejected_by":["proxy-1","proxy-2"],"ejected_since":"2024-01-01T11:59:48Z",
+     "last_probe":{"time":"2024-01-01T11:59:56.5Z","duration_ms":2.25,"verdict":"unhealthy","found":"status 500","by":"admin-1"}}}},
   "shop":{"total_requests":0,"errors":0,"active":0,"instances":{
    "a":{"requests":0,"errors":0,"active":0,"streams":0,"status":"draining","state":"draining","latency_ms":{"p50":3.21,"p90":5,"p99":99000},"first_byte_ms":{"p50":0,"p99":0},"bytes_in":0,"bytes_out":0,"last_error":null,"since":"2024-01-01T11:00:00Z"}}}}}`
 
@@ -82,6 +86,95 @@ func TestTables_AreAsReviewed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestInstances_SayWhatIsSeenOfThem has a server that saw things seconds ago, so
+// that what is shown does not depend on when the test runs.
+func TestInstances_SayWhatIsSeenOfThem(t *testing.T) {
+	ago := func(d time.Duration) string { return time.Now().Add(-d).UTC().Format(time.RFC3339) }
+	instance := `{"name":"dify1","host":"172.20.62.200","port":80,"weight":1,"state":"active","ring_share":0.5,"probe":{"health":"unhealthy","since":"` + ago(2*time.Hour) +
+		`","reason":"status 500","by":"admin-1"},"last_probe":{"time":"` + ago(3*time.Second) + `","duration_ms":2.25,"verdict":"unhealthy","found":"status 503","by":"admin-1"},` +
+		`"ejected_by":["proxy-1"],"ejected_since":"` + ago(5*time.Hour) + `"}`
+	b := newBench(t)
+	answers(t, b, map[string]string{
+		"GET /api/v1/apps/shop/instances":       `{"items":[` + instance + `,{"name":"dify2","host":"h","port":80,"weight":1,"state":"active"}]}`,
+		"GET /api/v1/apps/shop/instances/dify1": instance,
+		"GET /api/v1/explain": `{"app":"shop","user":"u","algorithm":"crc32","hash":"1","owner":"dify1","chosen":"dify2","order":[` +
+			`{"instance":"dify1","status":"ejected","why":"is ejected: live requests to it failed","ejected_by":["proxy-1"],"ejected_since":"` + ago(5*time.Hour) + `"}]}`,
+	})
+	for args, want := range map[string][]string{
+		"instance list shop":      {" 3s ago ", "dify1 is unhealthy since 2h: status 500", "dify1 is ejected by proxy-1 since 5h", " - "},
+		"instance get shop dify1": {"unhealthy since 2h: status 500", "3s ago: unhealthy in 2.2ms, status 503, by admin-1", "by proxy-1 since 5h", "50%"},
+		"explain shop u":          {"but is ejected by proxy-1 since 5h: dify2 takes", "is ejected by proxy-1 since 5h: live requests to it failed"},
+	} {
+		out := b.ok(strings.Fields(args)...)
+		for _, w := range want {
+			// The clock may move on to the next second meanwhile.
+			if !strings.Contains(out, w) && !strings.Contains(out, strings.Replace(w, "3s ago", "4s ago", 1)) {
+				t.Errorf("%s lacks %q:\n%s", args, w, out)
+			}
+		}
+	}
+}
+
+func TestStatus_WatchShowsTheLastMinute(t *testing.T) {
+	st := decodeInto[admin.Status](t, statusJSON)
+	ever, recent := &table{}, &table{}
+	statusTable(ever, &st, false)
+	statusTable(recent, &st, true)
+	if out := ever.render(0); !strings.Contains(out, "41ms  1.3s") || strings.Contains(out, "last minute") {
+		t.Errorf("over all time:\n%s", out)
+	}
+	if out := recent.render(0); !strings.Contains(out, "700ms  900ms") || strings.Contains(out, "41ms") || !strings.Contains(out, "; latency of the last minute") {
+		t.Errorf("with --watch:\n%s", out)
+	}
+}
+
+// TestInstance_DryRunsTellAndChangeNothing: the four commands ask for a dry run,
+// never for the real thing, and show what it says.
+func TestInstance_DryRunsTellAndChangeNothing(t *testing.T) {
+	const plan = `{"revision":7,"dry_run":true,"unchanged":false,"created":[],"changed":["shop"],"deleted":[],"changes":[{"kind":"instance","app":"shop","name":"a","action":"changed"}],
+	 "moved":{"shop":0.25},"movements":{"shop":{"share":0.25,"flows":[{"from":"a","to":"b","share":0.25}],"recent_users":{"seen":8,"moving":2,"exact":true}}},
+	 "touched":[{"app":"shop","instance":"a","how":"draining","open":3,"streams":2}]}`
+	for args, call := range map[string]string{
+		"instance drain shop a":    "POST /api/v1/apps/shop/instances/a/drain?dry_run=true",
+		"instance disable shop a":  "POST /api/v1/apps/shop/instances/a/disable?dry_run=true",
+		"instance activate shop a": "POST /api/v1/apps/shop/instances/a/activate?dry_run=true",
+		"instance rm shop a":       "DELETE /api/v1/apps/shop/instances/a?dry_run=true",
+	} {
+		b := newBench(t)
+		var mu sync.Mutex
+		var calls []string
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			calls = append(calls, r.Method+" "+r.URL.RequestURI())
+			mu.Unlock()
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, plan)
+		}))
+		t.Cleanup(s.Close)
+		b.env["LBCTL_SERVER"], b.env["LBCTL_TOKEN"] = s.URL, "canned-token-0001"
+		out := b.ok(append(strings.Fields(args), "--dry-run")...)
+		for _, want := range []string{"25% of the users of shop would move", "25% from a to b", "of 8 users seen within the last day 2", "shop/a, which becomes draining, has 3 open requests, 2 of them streams", "dry run: nothing was changed"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s lacks %q:\n%s", args, want, out)
+			}
+		}
+		code, out, errs := b.run(append(strings.Fields(args), "--dry-run", "--max-moved", "5%")...)
+		if code != 1 || !strings.Contains(out, "25% from a to b") || !strings.Contains(errs, "25% of the users of shop would move; at most 5% may") {
+			t.Errorf("%s --max-moved 5%%: %d, %s, %s", args, code, out, errs)
+		}
+		_, _, _ = b.run(append(strings.Fields(args), "--max-moved", "0.05", "--yes")...) // --yes is of rm only
+		if args != "instance rm shop a" {
+			_, _, _ = b.run(append(strings.Fields(args), "--max-moved", "0.05")...)
+		}
+		mu.Lock()
+		real := strings.Replace(call, "dry_run=true", "max_moved=0.05", 1)
+		if !slices.Equal(calls, []string{call, call, real}) {
+			t.Errorf("%s asks %q", args, calls)
+		}
+		mu.Unlock()
 	}
 }
 
@@ -163,7 +256,7 @@ func growing(t *testing.T, b *bench, fail func(n int64) bool) *atomic.Int64 {
 		w.Header().Set("Content-Type", "application/json")
 		at := time.Date(2024, 1, 1, 12, 0, int(n), 0, time.UTC).Format(time.RFC3339)
 		in := func(requests, errors int64) string {
-			return fmt.Sprintf(`{"requests":%d,"errors":%d,"active":1,"status":"healthy","state":"active","latency_ms":{"p50":1,"p90":1,"p99":2},"first_byte_ms":{},"bytes_in":0,"bytes_out":%d,"last_error":null}`, requests, errors, requests*1024)
+			return fmt.Sprintf(`{"requests":%d,"errors":%d,"active":1,"status":"healthy","state":"active","latency_ms":{"p50":70,"p90":70,"p99":80},"latency_recent":{"p50":1,"p90":1,"p99":2},"first_byte_ms":{},"bytes_in":0,"bytes_out":%d,"last_error":null}`, requests, errors, requests*1024)
 		}
 		extra := ""
 		if n > 1 {

@@ -44,7 +44,8 @@ func (c *cli) statusCommand() *cobra.Command {
 		Use: "status", Short: "Show the state of the whole cluster",
 		Long: `Shows every instance with its status and counters, which are sums over all proxies.
 status is healthy, unhealthy, token_rejected (it answers 401 or 403 to its own token),
-ejected, draining, disabled or unknown.`,
+ejected, draining, disabled or unknown. Latency is over all time; with --watch it is that
+of the last minute.`,
 		Example: "  lbctl status\n  lbctl status --watch\n  lbctl status -o json | jq .complete",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +57,7 @@ ejected, draining, disabled or unknown.`,
 				if err != nil {
 					return err
 				}
-				return c.print(s, func(t *table) { statusTable(t, s) })
+				return c.print(s, func(t *table) { statusTable(t, s, false) })
 			})
 		},
 	}
@@ -112,7 +113,7 @@ func (c *cli) watchStatus(cmd *cobra.Command, interval time.Duration) error {
 			return c.print(s, nil)
 		}
 		t := &table{color: c.color}
-		statusTable(t, s)
+		statusTable(t, s, true)
 		switch width := c.width(); {
 		case width > 0:
 			_, err = io.WriteString(c.out, clearScreen+fit(t.render(width), c.height()))
@@ -155,25 +156,60 @@ func (c *cli) repeat(cmd *cobra.Command, interval time.Duration, f func(context.
 	}
 }
 
-func statusTable(t *table, s *admin.Status) {
-	statusHead(t, s)
+// statusTable shows latency over all time, or with recent that of the last minute.
+func statusTable(t *table, s *admin.Status, recent bool) {
+	statusHead(t, s, recent)
 	t.header("APPLICATION", "INSTANCE", "STATUS", ">REQUESTS", ">ERRORS", ">ACTIVE", ">P50", ">P99")
 	for _, r := range statusRows(s) {
-		t.row(r.app, r.instance, statusCell(r.Status), short(r.Requests), short(r.Errors), r.Active, millis(r.Latency.P50), millis(r.Latency.P99))
+		q := r.Latency
+		if recent {
+			q = r.LatencyRecent
+		}
+		t.row(r.app, r.instance, statusCell(r.Status), short(r.Requests), short(r.Errors), r.Active, millis(q.P50), millis(q.P99))
 	}
 	for _, r := range statusRows(s) {
+		if len(r.EjectedBy) > 0 {
+			t.line("%s/%s: %s", r.app, r.instance, ejectedText(r.EjectedBy, r.EjectedSince, s.Timestamp))
+		}
+		if p := r.LastProbe; p != nil && p.Verdict != lb.Healthy {
+			t.line("%s/%s: last probe %s", r.app, r.instance, probeText(p, s.Timestamp))
+		}
 		if e := r.LastError; e != nil && r.Status != cluster.StatusHealthy {
 			t.line("%s/%s: last error %s at %s", r.app, r.instance, e.Reason, timeText(&e.Time))
 		}
 	}
 }
 
-func statusHead(t *table, s *admin.Status) {
-	t.line("%s, revision %d, %s, %s", s.Status, s.Revision, plural(s.Nodes.Proxies, "proxy", "proxies"), count(s.Nodes.Admins, "admin"))
+func statusHead(t *table, s *admin.Status, recent bool) {
+	latency := ""
+	if recent {
+		latency = "; latency of the last minute"
+	}
+	t.line("%s, revision %d, %s, %s%s", s.Status, s.Revision, plural(s.Nodes.Proxies, "proxy", "proxies"), count(s.Nodes.Admins, "admin"), latency)
 	if !s.Complete {
 		t.colored(yellow, "incomplete: %d of %s reporting", s.Nodes.Reporting, plural(s.Nodes.Proxies, "proxy", "proxies"))
 	}
 }
+
+// ejectedText says which proxies eject an instance, and since how long.
+func ejectedText(by []string, since *time.Time, now time.Time) string {
+	text := "ejected by " + strings.Join(by, ", ")
+	if since != nil {
+		text += " since " + ageOf(*since, now)
+	}
+	return text
+}
+
+// probeText says what a probe found, and how long ago.
+func probeText(p *admin.LastProbe, now time.Time) string {
+	text := fmt.Sprintf("%s ago: %s in %s", ageOf(p.Time, now), p.Verdict, millis(p.DurationMS))
+	if p.Found != "" {
+		text += ", " + p.Found
+	}
+	return text
+}
+
+func ageOf(at, now time.Time) string { return age(max(0, int64(now.Sub(at).Seconds()))) }
 
 func plural(n int, one, many string) string {
 	if n == 1 {

@@ -118,7 +118,7 @@ type rate struct {
 	Errors   float64 `json:"errors_per_second"`
 	Active   int64   `json:"active"`
 	Streams  int64   `json:"streams"`
-	P50      float64 `json:"p50_ms"`
+	P50      float64 `json:"p50_ms"` // of the last minute
 	P99      float64 `json:"p99_ms"`
 	BytesIn  float64 `json:"bytes_in_per_second"`
 	BytesOut float64 `json:"bytes_out_per_second"`
@@ -134,7 +134,7 @@ func ratesOf(before, now *admin.Status) []rate {
 	for i, r := range statusRows(now) {
 		out := rate{
 			App: r.app, Instance: r.instance, Status: r.Status, Active: r.Active, Streams: r.Streams,
-			P50: r.Latency.P50, P99: r.Latency.P99, natural: i,
+			P50: r.LatencyRecent.P50, P99: r.LatencyRecent.P99, natural: i,
 		}
 		if old := instanceIn(before, r.app, r.instance); old != nil && seconds > 0 {
 			per := func(a, b uint64) float64 { return max(float64(b)-float64(a), 0) / seconds }
@@ -202,7 +202,7 @@ func (s *screen) drawLocked(c *cli) error {
 	}
 	sortRates(s.rates, s.order)
 	t := &table{color: c.color}
-	statusHead(t, s.status)
+	statusHead(t, s.status, true)
 	t.header("APPLICATION", "INSTANCE", "STATUS", ">REQ/S", ">ERR/S", ">ACTIVE", ">P50", ">P99", ">OUT/S")
 	for _, r := range s.rates {
 		errs := cell{text: rateNumber(r.Errors)}

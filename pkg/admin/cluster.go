@@ -50,16 +50,25 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request, q *query) error
 	if err != nil {
 		return err
 	}
+	for i := range e.Order {
+		if in := instanceOf(st, app, e.Order[i].Instance); in != nil {
+			e.Order[i].EjectedBy, e.Order[i].EjectedSince = in.EjectedBy, in.EjectedSince
+		}
+	}
 	return answer(w, http.StatusOK, e)
 }
 
+// instanceOf returns nil where the document has nothing of the instance.
+func instanceOf(st *cluster.Status, app, instance string) *cluster.InstanceStatus {
+	if st != nil && st.Applications[app] != nil {
+		return st.Applications[app].Instances[instance]
+	}
+	return nil
+}
+
 func statusWord(st *cluster.Status, app, instance string) string {
-	if st != nil {
-		if a := st.Applications[app]; a != nil {
-			if in := a.Instances[instance]; in != nil {
-				return in.Status
-			}
-		}
+	if in := instanceOf(st, app, instance); in != nil {
+		return in.Status
 	}
 	return cluster.StatusUnknown
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"difylb/pkg/cluster"
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 	"difylb/pkg/store"
@@ -33,10 +32,7 @@ func (s *Server) listInstances(w http.ResponseWriter, r *http.Request, q *query)
 func (s *Server) observe(ctx context.Context, a *lb.Application, list []Instance) {
 	snap := s.store.Current()
 	last := s.lastProbes(ctx)
-	var seen *cluster.ApplicationStatus
-	if st := s.hub.Status(); st != nil {
-		seen = st.Applications[a.Name]
-	}
+	st := s.hub.Status()
 	var shares []float64
 	var at func(instance string) int
 	if t, err := s.tableOf(snap); err == nil {
@@ -60,8 +56,8 @@ func (s *Server) observe(ctx context.Context, a *lb.Application, list []Instance
 			in.Probe.Since = &v.Since
 		}
 		in.LastProbe = last(a.Name, in.Name)
-		if seen != nil && seen.Instances[in.Name] != nil {
-			in.EjectedBy = seen.Instances[in.Name].EjectedBy
+		if seen := instanceOf(st, a.Name, in.Name); seen != nil {
+			in.EjectedBy, in.EjectedSince = seen.EjectedBy, seen.EjectedSince
 		}
 	}
 }

@@ -283,7 +283,7 @@ func (d *describer) structure(t reflect.Type) schema {
 	switch t {
 	case reflect.TypeFor[appBody](), reflect.TypeFor[instanceBody](), reflect.TypeFor[documentBody](), reflect.TypeFor[tokenBody]():
 		s["additionalProperties"] = false // and everything has a default
-		observed := []string{"ring_share", "probe", "last_probe", "ejected_by"}
+		observed := []string{"ring_share", "probe", "last_probe", "ejected_by", "ejected_since"}
 		for _, key := range append([]string{"token_hint", "revision"}, observed...) {
 			if slices.Contains(observed, key) && t != reflect.TypeFor[instanceBody]() {
 				continue

@@ -35,6 +35,8 @@ type Instance struct {
 	LastProbe *LastProbe `json:"last_probe,omitempty"`
 	// EjectedBy are the ids of the proxies that eject it now, sorted; empty: none does.
 	EjectedBy []string `json:"ejected_by,omitempty"`
+	// EjectedSince is since when the first of them does.
+	EjectedSince *time.Time `json:"ejected_since,omitempty"`
 }
 
 // LastProbe is the newest active probe of an instance.
@@ -54,16 +56,17 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 	type plain lb.Instance
 	return json.Marshal(struct {
 		plain
-		Token     any            `json:"token,omitempty"` // shadows the field
-		TokenHint string         `json:"token_hint,omitempty"`
-		Revision  int64          `json:"revision"`
-		RingShare *float64       `json:"ring_share,omitempty"`
-		Probe     *InstanceProbe `json:"probe,omitempty"`
-		LastProbe *LastProbe     `json:"last_probe,omitempty"`
-		EjectedBy []string       `json:"ejected_by,omitempty"`
+		Token        any            `json:"token,omitempty"` // shadows the field
+		TokenHint    string         `json:"token_hint,omitempty"`
+		Revision     int64          `json:"revision"`
+		RingShare    *float64       `json:"ring_share,omitempty"`
+		Probe        *InstanceProbe `json:"probe,omitempty"`
+		LastProbe    *LastProbe     `json:"last_probe,omitempty"`
+		EjectedBy    []string       `json:"ejected_by,omitempty"`
+		EjectedSince *time.Time     `json:"ejected_since,omitempty"`
 	}{
 		plain: plain(in.Instance), TokenHint: in.TokenHint, Revision: in.Revision,
-		RingShare: in.RingShare, Probe: in.Probe, LastProbe: in.LastProbe, EjectedBy: in.EjectedBy,
+		RingShare: in.RingShare, Probe: in.Probe, LastProbe: in.LastProbe, EjectedBy: in.EjectedBy, EjectedSince: in.EjectedSince,
 	})
 }
 

@@ -134,7 +134,8 @@ func (d *document) own(app *lb.Application, s *lb.Snapshot, r *stats.Registry, e
 			out.Since = verdict.Since
 		}
 		if isEjected {
-			out.EjectedBy = []string{node}
+			since := ejectedSince.UTC().Truncate(time.Second)
+			out.EjectedBy, out.EjectedSince = []string{node}, &since
 		}
 		if out.Status == StatusEjected {
 			out.Since = ejectedSince

@@ -448,6 +448,10 @@ func (h *Hub) instance(app string, in *lb.Instance, recent *stats.Totals, now ti
 	verdict := h.snapshot.HealthOf(app, in.Name)
 	var ejectedSince time.Time
 	s.EjectedBy, ejectedSince = h.ejected(key)
+	if len(s.EjectedBy) > 0 {
+		since := ejectedSince.UTC().Truncate(time.Second)
+		s.EjectedSince = &since
+	}
 	s.Status = lb.StatusWord(in.State, len(s.EjectedBy) > 0, verdict.Health)
 	w, known := h.words[key]
 	if !known || w.status != s.Status {

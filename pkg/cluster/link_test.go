@@ -475,8 +475,8 @@ func TestHub_SaysWhichProxiesEject(t *testing.T) {
 	}
 	in := h.Status().Applications["shop"].Instances["dify1"]
 	back := applicationFromWire(applicationToWire("shop", h.Status().Applications["shop"])).Instances["dify1"]
-	if in.Status != StatusDraining || !slices.Equal(back.EjectedBy, in.EjectedBy) {
-		t.Errorf("%q, and over the wire %q", in.Status, back.EjectedBy)
+	if in.Status != StatusDraining || !slices.Equal(back.EjectedBy, in.EjectedBy) || in.EjectedSince == nil || back.EjectedSince == nil || !back.EjectedSince.Equal(*in.EjectedSince) {
+		t.Errorf("%q, ejected since %v, and over the wire by %q since %v", in.Status, in.EjectedSince, back.EjectedBy, back.EjectedSince)
 	}
 	now = now.Add(freshFor/2 + time.Millisecond)
 	if got := by(); !slices.Equal(got, []string{"p1"}) {
@@ -774,13 +774,14 @@ func TestHub_ProxyThatReadsNothingHoldsUpNobody(t *testing.T) {
 
 func TestStatus_JSONIsTheContracts(t *testing.T) {
 	at := time.Date(2024, 1, 1, 12, 0, 0, 0, time.UTC)
+	hourAgo := at.Add(-time.Hour)
 	s := &Status{
 		Status: "running", Timestamp: at, Revision: 4711, Complete: true, Nodes: NodeCounts{Proxies: 2, Admins: 1, Reporting: 2},
 		Applications: map[string]*ApplicationStatus{"customer_service": {TotalRequests: 1000, Errors: 3, Active: 12, Instances: map[string]*InstanceStatus{
 			"dify1": {
 				Requests: 334, Errors: 1, Active: 4, Streams: 3, Status: "healthy", State: lb.Active,
 				Latency: LatencyQuantiles{P50: 41.2, P90: 80, P99: 130.5}, FirstByte: FirstByteQuantiles{P50: 20.1, P99: 61},
-				BytesIn: 123, BytesOut: 456, Since: at.Add(-time.Hour), EjectedBy: []string{"p1", "p2"},
+				BytesIn: 123, BytesOut: 456, Since: hourAgo, EjectedBy: []string{"p1", "p2"}, EjectedSince: &hourAgo,
 				LastProbe:     &LastProbe{Time: at.Add(-500 * time.Millisecond), DurationMS: 2.5, Verdict: lb.Healthy, Found: "status 200", By: "admin1"},
 				LatencyRecent: LatencyQuantiles{P50: 30, P99: 40.5}, FirstByteRecent: FirstByteQuantiles{P50: 7, P99: 9},
 			},
@@ -791,7 +792,7 @@ func TestStatus_JSONIsTheContracts(t *testing.T) {
 		`"instances":{"dify1":{"requests":334,"errors":1,"retries":0,"active":4,"streams":3,"status":"healthy","state":"active",` +
 		`"latency_ms":{"p50":41.2,"p90":80,"p99":130.5},"first_byte_ms":{"p50":20.1,"p99":61},` +
 		`"bytes_in":123,"bytes_out":456,"last_error":null,"since":"2024-01-01T11:00:00Z",` +
-		`"latency_recent":{"p50":30,"p90":0,"p99":40.5},"first_byte_recent":{"p50":7,"p99":9},"ejected_by":["p1","p2"],` +
+		`"latency_recent":{"p50":30,"p90":0,"p99":40.5},"first_byte_recent":{"p50":7,"p99":9},"ejected_by":["p1","p2"],"ejected_since":"2024-01-01T11:00:00Z",` +
 		`"last_probe":{"time":"2024-01-01T11:59:59.5Z","duration_ms":2.5,"verdict":"healthy","found":"status 200","by":"admin1"}}},` +
 		`"latency_recent":{"p50":30,"p90":35,"p99":0.5},"first_byte_recent":{"p50":8,"p99":9}}}}`
 	got, err := json.Marshal(s)

@@ -87,6 +87,8 @@ type InstanceStatus struct {
 	// EjectedBy are the ids of the proxies that eject it now, sorted, whatever
 	// Status says; empty: none does.
 	EjectedBy []string `json:"ejected_by,omitempty"`
+	// EjectedSince is since when the first of them does; whole seconds, UTC.
+	EjectedSince *time.Time `json:"ejected_since,omitempty"`
 	// LastProbe is the newest active probe of it; nil: none is known. Proxies
 	// do not know it.
 	LastProbe *LastProbe   `json:"last_probe,omitempty"`
@@ -306,6 +308,10 @@ func (in *InstanceStatus) appendJSON(b []byte) []byte {
 		if b = appendString(b, node); i == len(in.EjectedBy)-1 {
 			b = append(b, ']')
 		}
+	}
+	if in.EjectedSince != nil {
+		b = append(b, `,"ejected_since":`...)
+		b = appendTime(b, *in.EjectedSince)
 	}
 	if p := in.LastProbe; p != nil {
 		b = append(b, `,"last_probe":{"time":"`...)

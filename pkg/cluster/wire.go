@@ -95,6 +95,9 @@ func applicationToWire(name string, a *ApplicationStatus) *pb.ApplicationStatus 
 		}
 		i.LatencyMs, i.FirstByteMs = in.Latency.toWire(), in.FirstByte.toWire()
 		i.LatencyRecent, i.FirstByteRecent = in.LatencyRecent.toWire(), in.FirstByteRecent.toWire()
+		if in.EjectedSince != nil {
+			i.EjectedSinceUnixMilli = in.EjectedSince.UnixMilli()
+		}
 		if in.LastError != nil {
 			i.LastError = &pb.LastError{Reason: in.LastError.Reason, UnixMilli: in.LastError.Time.UnixMilli()}
 		}
@@ -121,6 +124,9 @@ func applicationFromWire(w *pb.ApplicationStatus) *ApplicationStatus {
 			LatencyRecent: latencyFromWire(i.GetLatencyRecent()), FirstByteRecent: firstByteFromWire(i.GetFirstByteRecent()),
 			EjectedBy: i.GetEjectedBy(),
 			Usage:     usageStatusFromWire(i.GetUsage()),
+		}
+		if since := fromUnixMilli(i.GetEjectedSinceUnixMilli()); !since.IsZero() {
+			in.EjectedSince = &since
 		}
 		if e := i.GetLastError(); e != nil {
 			in.LastError = &LastError{Reason: e.GetReason(), Time: time.UnixMilli(e.GetUnixMilli()).UTC()}

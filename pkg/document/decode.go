@@ -23,7 +23,7 @@ type defaulter interface{ SetDefaults() }
 
 // readOnly are keys that answers of the API carry and that declarations may
 // therefore hold; they are passed over.
-var readOnly = map[string]bool{"token_hint": true, "revision": true, "created": true, "id": true, "ring_share": true, "probe": true, "last_probe": true, "ejected_by": true}
+var readOnly = map[string]bool{"token_hint": true, "revision": true, "created": true, "id": true, "ring_share": true, "probe": true, "last_probe": true, "ejected_by": true, "ejected_since": true}
 
 func (d *decoder) fault(v *value, path, format string, args ...any) {
 	d.faults = append(d.faults, lb.Fault{Path: path, Message: fmt.Sprintf(format, args...), Line: v.line})

@@ -2,6 +2,7 @@ package route
 
 import (
 	"strconv"
+	"time"
 
 	"difylb/pkg/lb"
 )
@@ -30,6 +31,11 @@ type Step struct {
 	Status   string `json:"status"`
 	Usable   bool   `json:"usable"`
 	Why      string `json:"why"` // in words
+	// EjectedBy are the ids of the proxies that eject it, and EjectedSince since
+	// when the first of them does. Explain leaves them empty: who asks it may
+	// know. Users who come through other proxies still reach the instance.
+	EjectedBy    []string   `json:"ejected_by,omitempty"`
+	EjectedSince *time.Time `json:"ejected_since,omitempty"`
 }
 
 // Explain answers where the user of the application goes. status returns the
