@@ -216,7 +216,7 @@ func TestFault_Store(t *testing.T) {
 			},
 		},
 		fault{
-			name: "10,000 applications with 100,000 tokens appear", promise: "nothing fails, nobody moves", within: 2 * time.Minute, long: true, large: true,
+			name: "10,000 applications with 100,000 tokens appear", promise: "nothing fails, nobody moves", within: 2 * time.Minute, long: true,
 			run: func(s *story) {
 				s.manyApplications(10_000, 10)
 			},

@@ -23,9 +23,6 @@ type fault struct {
 	long bool
 	// exact compares the counters with what the instances counted.
 	exact bool
-	// large cases leave memory behind that Go's collector gives back by and by:
-	// of theirs only goroutines and files are compared.
-	large bool
 	run   func(*story)
 }
 
@@ -101,7 +98,7 @@ func (c *cluster) tell(f fault) row {
 	if f.exact {
 		s.compare(before)
 	}
-	c.noLeaks(!f.large)
+	c.noLeaks()
 	t.Logf("%d requests, %d failed, %d cut, whole after %s %s", r.sent, r.failed, r.cut, s.took.Round(10*time.Millisecond), s.figures)
 	return r
 }
@@ -266,7 +263,7 @@ func (c *cluster) warm() {
 
 // noLeaks waits until every process is about as large as it was. The members
 // of etcd are taken together: clients move from one to another.
-func (c *cluster) noLeaks(memory bool) {
+func (c *cluster) noLeaks() {
 	c.t.Helper()
 	c.client.http.CloseIdleConnections()
 	c.await(30*time.Second, "all processes are of their former size", func() error {
@@ -286,7 +283,7 @@ func (c *cluster) noLeaks(memory bool) {
 			// Pools of connections breathe with the load, and what waited for a proxy that stood still comes
 			// all at once. A leak adds up from case to case, because the former size is that of the beginning.
 			most := footprint{was[name].goroutines*5/4 + either(120, 250), was[name].files*5/4 + either(80, 150), was[name].resident*2 + 64<<20}
-			if name == "etcd" || !memory {
+			if name == "etcd" {
 				most.resident = math.MaxInt64 // it maps its file, which only grows
 			}
 			if f.goroutines > most.goroutines || f.files > most.files || f.resident > most.resident {

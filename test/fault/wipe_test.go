@@ -2,12 +2,14 @@ package fault
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ import (
 // its door.
 func TestFault_Forgetful(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, shape{etcd: 1, etcdFlags: []string{"--quota-backend-bytes", "16777216"}, admins: 1, proxies: 2})
+	c := newCluster(t, shape{etcd: 1, etcdFlags: []string{"--quota-backend-bytes", "16777216"}, admins: 1, proxies: 2, proxyFlags: orderly})
 	c.play(t,
 		fault{
 			name: "etcd is full (NOSPACE)", promise: "nothing fails; changes are refused with 503, the alarm is shown", within: 40 * time.Second,
@@ -94,6 +96,77 @@ func TestFault_Forgetful(t *testing.T) {
 			},
 		},
 		fault{
+			name: "only /difylb/apps/ is deleted, behind lb-admin's back", promise: "nothing fails: proxies refuse to believe it, and say so, whatever is changed behind it", within: 60 * time.Second,
+			run: func(s *story) {
+				all, err := s.store.Get(s.limited(), "/difylb/apps/", clientv3.WithPrefix())
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				if _, err := s.store.Delete(s.limited(), "/difylb/apps/", clientv3.WithPrefix()); err != nil {
+					s.t.Fatal(err)
+				}
+				s.disbelieved()
+				s.heldBack()
+				s.bystander("an-honest-change", 1)
+				s.heldBack()
+				s.serving()
+				s.restore(all.Kvs)
+				s.mend()
+			},
+		},
+		fault{
+			name: "most applications are deleted behind lb-admin's back, and that is meant", promise: "nothing fails: proxies keep all of them until an operator accepts the loss", within: 60 * time.Second,
+			run: func(s *story) {
+				before, err := testbed.Metric(s.proxies[0].base, "difylb_config_applications")
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				s.bystander("going", 30)
+				for _, dir := range []string{"apps/going", "instances/going", "tokens/"} {
+					var once []clientv3.Op
+					for _, key := range s.keysOf(dir, `"going-`) {
+						once = append(once, clientv3.OpDelete(key))
+					}
+					if len(once) != 30 {
+						s.t.Fatalf("%d keys under %s", len(once), dir)
+					}
+					if _, err := s.store.Txn(s.limited()).Then(once...).Commit(); err != nil {
+						s.t.Fatal(err)
+					}
+				}
+				s.disbelieved()
+				for _, n := range s.heldBack() {
+					if _, err := s.rest(s.admins[0], "POST", "/nodes/"+n.ID+"/accept", map[string]any{"refused_revision": n.RefusedRevision, "refused_epoch": n.RefusedEpoch}); err != nil {
+						s.t.Fatal(err)
+					}
+				}
+				for _, p := range s.proxies {
+					s.await(10*time.Second, p.Name+" has accepted it", func() error { return is(p, "difylb_config_applications", before) })
+				}
+				s.mend()
+			},
+		},
+		fault{
+			name: "a proxy is started again while the store is empty", promise: "nothing fails: it goes by the last good state on its disk, and says so", within: 60 * time.Second,
+			run: func(s *story) {
+				all, err := s.store.Get(s.limited(), "/difylb/", clientv3.WithPrefix())
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				if _, err := s.store.Delete(s.limited(), "/difylb/", clientv3.WithPrefix()); err != nil {
+					s.t.Fatal(err)
+				}
+				s.disbelieved()
+				p := s.proxies[0]
+				s.end(p)
+				p.begin()
+				s.await(20*time.Second, p.Name+" is back", p.ready)
+				s.disbelieved()
+				s.restore(all.Kvs)
+				s.mend()
+			},
+		},
+		fault{
 			name: "etcd's directory is lost: it starts empty", promise: "nothing fails: proxies refuse to believe it, and say so; they follow when the old one is back", within: 60 * time.Second,
 			run: func(s *story) {
 				m := s.members[0]
@@ -130,6 +203,76 @@ func TestFault_Forgetful(t *testing.T) {
 			},
 		},
 	)
+}
+
+// bystander declares applications that nobody asks for.
+func (s *story) bystander(name string, n int) {
+	s.t.Helper()
+	apps := make(map[string]any)
+	for i := range n {
+		apps[fmt.Sprintf("%s-%d", name, i)] = map[string]any{
+			"user_tokens": []any{fmt.Sprintf("usertoken--of-%s-%d", name, i)}, "health_check": map[string]any{"type": "none"},
+			"instances": []any{map[string]any{"name": "a", "url": "http://127.0.0.1:9", "token": "app-of-a-bystander"}},
+		}
+	}
+	resp, err := s.rest(s.admins[0], "POST", "/apply", map[string]any{"applications": apps})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if n == 1 { // it is not in force where something is held back
+		return
+	}
+	revision, err := strconv.ParseInt(strings.Trim(resp.Header.Get("ETag"), `"`), 10, 64)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.await(20*time.Second, "they are in force", func() error { return s.inForce(revision) })
+}
+
+// keysOf are the keys in a directory that name something or whose value does.
+func (s *story) keysOf(dir, what string) (keys []string) {
+	s.t.Helper()
+	resp, err := s.store.Get(s.limited(), "/difylb/"+dir, clientv3.WithPrefix())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, kv := range resp.Kvs {
+		if bytes.Contains(kv.Value, []byte(what)) || !strings.HasSuffix(dir, "/") {
+			keys = append(keys, string(kv.Key))
+		}
+	}
+	return keys
+}
+
+// holding is what GET /nodes says of a proxy.
+type holding struct {
+	ID, Role        string
+	State           string
+	RefusedRevision int64  `json:"refused_revision"`
+	RefusedEpoch    string `json:"refused_epoch"`
+}
+
+// heldBack waits until lb-admin shows that every proxy holds something back.
+func (s *story) heldBack() (holds []holding) {
+	s.t.Helper()
+	s.await(20*time.Second, "lb-admin shows what is held back", func() error {
+		_, body, err := s.restBody(s.admins[0], "GET", "/nodes", nil)
+		var list struct{ Items []holding }
+		if err == nil {
+			err = json.Unmarshal(body, &list)
+		}
+		holds = nil
+		for _, n := range list.Items {
+			if n.State == "held_back" {
+				holds = append(holds, n)
+			}
+		}
+		if err == nil && len(holds) != len(s.proxies) {
+			err = fmt.Errorf("%d of %d: %s", len(holds), len(s.proxies), body)
+		}
+		return err
+	})
+	return holds
 }
 
 // restore puts keys back, all that a proxy looks at in one step.
