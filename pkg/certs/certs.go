@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -89,7 +90,10 @@ func (f *files[T]) check() {
 }
 
 // Pair is a certificate and its key. Safe for concurrent use.
-type Pair struct{ files *files[*tls.Certificate] }
+type Pair struct {
+	files *files[*tls.Certificate]
+	told  atomic.Pointer[tls.Certificate] // that has run out
+}
 
 // LoadPair reads the two PEM files: the certificate, with those between it and
 // its authority behind it, and its key.
@@ -101,11 +105,18 @@ func LoadPair(certFile, keyFile string, log zerolog.Logger) (*Pair, error) {
 		}
 		return &pair, nil
 	}, certFile, keyFile)
-	return &Pair{f}, err
+	return &Pair{files: f}, err
 }
 
-// Current returns the newest that could be read. It is not to be changed.
-func (p *Pair) Current() *tls.Certificate { return p.files.current() }
+// Current returns the newest that could be read. It is not to be changed. One
+// that has run out is told of in the log: whom it is shown to will refuse it.
+func (p *Pair) Current() *tls.Certificate {
+	c := p.files.current()
+	if time.Now().After(c.Leaf.NotAfter) && p.told.Swap(c) != c {
+		p.files.log.Error().Strs("files", p.files.names).Time("expired", c.Leaf.NotAfter).Msg("a certificate has run out; put a new one into its files")
+	}
+	return c
+}
 
 // Expires returns when the newest certificate runs out.
 func (p *Pair) Expires() time.Time { return p.Current().Leaf.NotAfter }

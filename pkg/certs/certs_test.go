@@ -100,6 +100,9 @@ func TestPair_IsReadAgain(t *testing.T) {
 		time.Sleep(checkEvery)
 		is("the key is gone", "third.example")
 	})
+	if n := strings.Count(log.String(), "run out"); n != 0 {
+		t.Errorf("a certificate is said to have run out:\n%s", log.String())
+	}
 	if n := strings.Count(log.String(), "not usable"); n != 1 {
 		t.Errorf("files that do not fit are told of %d times:\n%s", n, log.String())
 	}
@@ -124,6 +127,31 @@ func (l *testLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+func TestPair_TellsOnceThatItHasRunOut(t *testing.T) {
+	d := newDesk(t)
+	var log testLog
+	synctest.Test(t, func(t *testing.T) {
+		d.issue("brief.example", time.Minute)
+		p, err := LoadPair(d.crt, d.key, zerolog.New(&log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			p.Current()
+		}
+		if strings.Contains(log.String(), "run out") {
+			t.Errorf("it lives for a minute:\n%s", log.String())
+		}
+		time.Sleep(time.Minute + time.Second)
+		for range 5 {
+			p.Current()
+		}
+		if n := strings.Count(log.String(), "run out"); n != 1 {
+			t.Errorf("told of %d times:\n%s", n, log.String())
+		}
+	})
 }
 
 func TestLoad_SaysWhatIsWrong(t *testing.T) {

@@ -3,11 +3,13 @@ package store
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc"
@@ -75,6 +77,7 @@ func (c *client) close() error {
 func told(message string) bool { return strings.HasPrefix(message, "retrying of unary invoker failed") }
 
 func dial(opt Options) func() (*clientv3.Client, error) {
+	trouble := &handshakeTrouble{log: opt.Log}
 	return func() (*clientv3.Client, error) {
 		config := clientv3.Config{
 			Endpoints:   opt.Endpoints,
@@ -98,7 +101,7 @@ func dial(opt Options) func() (*clientv3.Client, error) {
 		if opt.TLS != nil {
 			config.TLS = opt.TLS()
 			if !strings.HasPrefix(opt.Endpoints[0], "http://") { // whose scheme goes for all
-				config.DialOptions = append(config.DialOptions, grpc.WithTransportCredentials(&freshTLS{TransportCredentials: credentials.NewTLS(config.TLS), newest: opt.TLS}))
+				config.DialOptions = append(config.DialOptions, grpc.WithTransportCredentials(&freshTLS{credentials.NewTLS(config.TLS), opt.TLS, trouble}))
 			}
 		}
 		return clientv3.New(config)
@@ -109,13 +112,41 @@ func dial(opt Options) func() (*clientv3.Client, error) {
 // while the client lives.
 type freshTLS struct {
 	credentials.TransportCredentials
-	newest func() *tls.Config
+	newest  func() *tls.Config
+	trouble *handshakeTrouble
 }
 
 func (c *freshTLS) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return credentials.NewTLS(c.newest()).ClientHandshake(ctx, authority, conn)
+	secure, info, err := credentials.NewTLS(c.newest()).ClientHandshake(ctx, authority, conn)
+	if err != nil {
+		c.trouble.tell(err)
+	}
+	return secure, info, err
 }
 
 func (c *freshTLS) Clone() credentials.TransportCredentials {
-	return &freshTLS{c.TransportCredentials.Clone(), c.newest}
+	return &freshTLS{c.TransportCredentials.Clone(), c.newest, c.trouble}
+}
+
+// handshakeTrouble tells why etcd can't be spoken to: who waits for an answer
+// learns only that none came.
+type handshakeTrouble struct {
+	log  zerolog.Logger
+	mu   sync.Mutex
+	last time.Time // when it was told; guarded by mu
+}
+
+// handshakesTold is how often that is told.
+const handshakesTold = 10 * time.Second
+
+func (t *handshakeTrouble) tell(err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); t.last.IsZero() || now.Sub(t.last) >= handshakesTold {
+		t.last = now
+		t.log.Warn().Err(err).Msg("TLS with etcd failed")
+	}
 }
