@@ -54,6 +54,9 @@ func startProxy(t *testing.T, id string, endpoints []string) string {
 	return "http://" + p.Addresses()[0]
 }
 
+// unadvised counts answers 429 and 503 that do not say when to come again.
+var unadvised atomic.Int64
+
 // ask makes one request and returns its status, 0 for none.
 func ask(url, token string) int {
 	req, _ := http.NewRequest("GET", url+"/v1/info?user=alice", nil)
@@ -64,6 +67,9 @@ func ask(url, token string) int {
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body)
+	if (resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable) && resp.Header.Get("Retry-After") == "" {
+		unadvised.Add(1)
+	}
 	return resp.StatusCode
 }
 
@@ -143,6 +149,9 @@ func TestCluster_SharesLimitsByDemand(t *testing.T) {
 	got := float64(passed.Load()) / time.Since(began).Seconds()
 	if math.Abs(got-rate) > 0.1*rate {
 		t.Errorf("%.1f requests a second passed, want %d within 10 %%", got, rate)
+	}
+	if n := unadvised.Load(); n > 0 {
+		t.Errorf("%d answers 429 and 503 are without Retry-After", n)
 	}
 	if n := most.Load(); n < slots-1 || n > slots {
 		t.Errorf("%d requests were open at once at the busy proxy, want %d less the one that the other keeps", n, slots)

@@ -15,8 +15,9 @@ const (
 )
 
 // Buckets is a table of token buckets, one for each key, with a fixed upper bound on their number and on its memory:
-// a key costs about 70 bytes however long it is, because only a 128-bit keyed hash of it is kept. Safe for
-// concurrent use; a call holds the lock of one shard for some ten nanoseconds and never waits for anything else.
+// a key costs at most 150 bytes however long it is, because only a 128-bit keyed hash of it is kept. Trim gives back what
+// a crowd has left behind. Safe for concurrent use; a call holds the lock of one shard for some ten nanoseconds and
+// never waits for anything else, but where Trim has just found a shard mostly idle, which takes some 0.1 ms.
 //
 // When the table is full, a new key takes the place of one whose bucket is full again, which loses nothing, or else,
 // of a small random sample, of the one that would be full soonest. For keys of one rate that is the one that asked
@@ -32,6 +33,7 @@ type Buckets struct {
 	seeds     [2]maphash.Seed
 	shards    []shard // a power of two of them; immutable after NewBuckets
 	forgotten atomic.Uint64
+	trimmed   atomic.Uint32 // how often Trim was called
 
 	hasher  atomic.Pointer[Hasher]    // nil: keys have no names
 	leases  atomic.Pointer[keyLeases] // nil: none
@@ -150,6 +152,43 @@ func (b *Buckets) Len() int {
 // Forgotten returns how many keys lost their place while their bucket was not full again. Growth says that the table
 // is too small for its traffic, or that somebody invents keys.
 func (b *Buckets) Forgotten() uint64 { return b.forgotten.Load() }
+
+// Trim looks at one part of the table, the next with each call, and gives its room back where three quarters of the
+// keys in it have buckets that are full again: to forget those loses nothing. Call it about once a second: then all of
+// the table is looked at within a minute.
+func (b *Buckets) Trim(now time.Time) {
+	s := &b.shards[b.trimmed.Add(1)&uint32(len(b.shards)-1)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trimLocked(instant(now))
+}
+
+// minTrimmed is how many keys of a shard are not worth looking at.
+const minTrimmed = 32
+
+func (s *shard) trimLocked(now int64) {
+	if len(s.slots) < minTrimmed {
+		return
+	}
+	used := 0
+	for i := range s.slots {
+		if s.slots[i].full > now {
+			used++
+		}
+	}
+	if used > len(s.slots)/4 {
+		return
+	}
+	slots, names := make([]slot, 0, used), make([]uint64, 0, used)
+	index := make(map[fingerprint]uint32, used)
+	for i, old := range s.slots {
+		if old.full > now {
+			index[old.key] = uint32(len(slots))
+			slots, names = append(slots, old), append(names, s.names[i])
+		}
+	}
+	s.slots, s.names, s.index, s.hand = slots, names, index, 0
+}
 
 // addLocked makes a slot for k and reports whether a bucket that still held somebody back had to go for it.
 func (s *shard) addLocked(k fingerprint, name uint64, now int64) (i uint32, forgot bool) {

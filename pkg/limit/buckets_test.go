@@ -135,6 +135,80 @@ func TestBuckets_LongKeysCostNoMemory(t *testing.T) {
 	runtime.KeepAlive(b)
 }
 
+// A million users: the table holds what it may, whoever is held back stays so,
+// and when they have gone, so has what they took.
+func TestBuckets_AMillionUsersComeAndGo(t *testing.T) {
+	const most, users = 65536, 1_000_000
+	b := NewBuckets(most)
+	r := Rate{PerSecond: 1, Burst: 30}
+	now := time.Now()
+	before := heap()
+	size := func() int64 { return int64(heap()) - int64(before) }
+	for range r.Burst {
+		b.Allow("greedy", r, now)
+	}
+	for i := range users {
+		if ok, _ := b.Allow("user-"+strconv.Itoa(i), r, now); !ok {
+			t.Fatalf("user %d is held back for others", i)
+		}
+		if i%1000 == 0 {
+			b.Trim(now) // nothing may be forgotten that still counts
+			if ok, _ := b.Allow("greedy", r, now); ok {
+				t.Fatalf("who is held back was forgotten after %d users", i)
+			}
+		}
+	}
+	full := size()
+	if b.Len() > most || full > most*160 {
+		t.Errorf("%d keys in %d bytes", b.Len(), full)
+	}
+	later := now.Add(10 * time.Second) // the crowd's buckets are full again, the greedy one's is not
+	for range maxShards {
+		b.Trim(later)
+	}
+	if n := b.Len(); n != 1 {
+		t.Errorf("%d keys are left", n)
+	}
+	if left := size(); left > full/50 {
+		t.Errorf("%d of %d bytes are left", left, full)
+	}
+	for range 10 { // as many as ten seconds brought
+		if ok, _ := b.Allow("greedy", r, later); !ok {
+			t.Error("refused what was due")
+		}
+	}
+	if ok, _ := b.Allow("greedy", r, later); ok {
+		t.Error("who was held back got a fresh bucket")
+	}
+	runtime.KeepAlive(b)
+}
+
+// With and without Trim the same requests pass.
+func TestBuckets_TrimChangesNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	trimmed, plain := NewBuckets(4000), NewBuckets(4000)
+	now := time.Now()
+	for i := range 100_000 {
+		key := strconv.Itoa(rng.IntN(1 + rng.IntN(3000)))
+		r := Rate{PerSecond: 0.5 + 5*rng.Float64(), Burst: 1 + rng.IntN(5)}
+		now = now.Add(time.Duration(rng.IntN(2000)) * time.Microsecond)
+		if rng.IntN(1000) == 0 {
+			now = now.Add(10 * time.Second)
+		}
+		if rng.IntN(10) == 0 {
+			trimmed.Trim(now)
+		}
+		a, wait := trimmed.Allow(key, r, now)
+		b, want := plain.Allow(key, r, now)
+		if a != b || wait != want {
+			t.Fatalf("request %d: %t after %v, without Trim %t after %v", i, a, wait, b, want)
+		}
+	}
+	if trimmed.Len() >= plain.Len() {
+		t.Errorf("%d keys of %d are left: nothing was trimmed", trimmed.Len(), plain.Len())
+	}
+}
+
 func heap() uint64 {
 	runtime.GC()
 	var m runtime.MemStats

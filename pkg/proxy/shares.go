@@ -233,7 +233,11 @@ func (p *Proxy) Demands(now time.Time) []limit.Demand {
 // rates returns the demands of rates over so many seconds.
 func (p *Proxy) rates(now time.Time, seconds float64) []limit.Demand {
 	var out, keys []limit.Demand
+	p.ips.Trim(now)
 	for name, st := range p.states {
+		if st.users != nil {
+			st.users.Trim(now)
+		}
 		if r := st.decl.RateLimit.PerApp; r != nil && st.asked != nil {
 			sum := st.asked.sum()
 			d := limit.Demand{Key: limit.Key{Kind: limit.PerApp, App: name}, PerSecond: float64(sum.asked-st.measured.asked) / seconds}
