@@ -209,16 +209,22 @@ func heldRevision(snap *lb.Snapshot) int64 { return max(snap.ConfigRevision, sna
 // wait for it, and not every change of a storm is worth one.
 const saveInterval = time.Second
 
+// saveRetry is when writing it is tried again that failed, as on a full disk.
+const saveRetry = 5 * time.Second
+
 // save keeps what is in force on disk, until ctx ends and the last of it is there.
 func (a *applier) save(ctx context.Context) error {
 	var saved *lb.Snapshot
+	var again <-chan time.Time // nil: the last write was good
 	write := func() {
+		again = nil
 		snap := a.held.Load()
 		if snap == nil || (saved != nil && heldRevision(snap) == heldRevision(saved) && snap.Epoch == saved.Epoch) {
 			return
 		}
 		if err := a.disk.save(snap); err != nil {
 			a.log.Warn().Err(err).Msg("last good state not saved")
+			again = time.After(saveRetry)
 			return
 		}
 		saved = snap
@@ -226,6 +232,8 @@ func (a *applier) save(ctx context.Context) error {
 	for {
 		select {
 		case <-a.dirty:
+			write()
+		case <-again:
 			write()
 		case <-ctx.Done():
 			select {

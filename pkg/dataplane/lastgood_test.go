@@ -1,13 +1,17 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"difylb/pkg/lb"
 )
@@ -167,4 +171,38 @@ func TestApplier_HoldsOffInProportion(t *testing.T) {
 			t.Errorf("after %v: %v, want %v", took, got, want)
 		}
 	}
+}
+
+// What could not be written is tried again, though nothing changes.
+func TestSave_TriesAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // in the way
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		a := &applier{disk: newLastGood(dir), log: zerolog.Nop(), dirty: make(chan struct{}, 1)}
+		a.held.Store(sampleSnapshot(7))
+		a.dirty <- struct{}{}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = a.save(ctx) }()
+		time.Sleep(3 * saveRetry)
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveRetry)
+		if snap, err := a.disk.load(); err != nil || snap.Revision != 7 {
+			t.Errorf("%v, %v", snap, err)
+		}
+		saved, err := os.Stat(filepath.Join(dir, lastGoodName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * saveRetry)
+		if now, err := os.Stat(filepath.Join(dir, lastGoodName)); err != nil || !os.SameFile(now, saved) {
+			t.Errorf("it was written again for nothing, %v", err)
+		}
+		cancel()
+		<-done
+	})
 }

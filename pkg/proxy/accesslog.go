@@ -33,6 +33,8 @@ type AccessLog struct {
 	wake   chan struct{} // capacity 1: a buffer has grown large
 
 	out     io.Writer // owned by Run
+	torn    bool      // the last line in out is not whole; owned by Run
+	failing bool      // the last write failed; owned by Run
 	reopen  atomic.Bool
 	dropped atomic.Uint64
 }
@@ -160,7 +162,7 @@ func (l *AccessLog) flush(spares *[accessLogShards][]byte) {
 			l.log.Error().Err(err).Msg("access log not reopened, writing to the old file")
 		} else {
 			l.out.(*os.File).Close()
-			l.out = f
+			l.out, l.torn = f, false
 		}
 	}
 	for i := range l.shards {
@@ -170,14 +172,39 @@ func (l *AccessLog) flush(spares *[accessLogShards][]byte) {
 		s.buf = spares[i][:0]
 		s.mu.Unlock()
 		if len(full) > 0 {
-			if n, err := l.out.Write(full); err != nil {
-				l.dropped.Add(uint64(bytes.Count(full[n:], []byte{'\n'})))
-			}
+			l.put(full)
 		}
 		if spares[i] = full; cap(full) > shardBound/4 {
 			spares[i] = nil // a burst's buffer is not kept
 		}
 	}
+}
+
+// put writes lines. Those that a disk does not take are lost: others would have
+// to wait for them. A line that was taken in part is ended before the next.
+func (l *AccessLog) put(lines []byte) {
+	var n int
+	var err error
+	if l.torn {
+		_, err = l.out.Write([]byte{'\n'})
+		l.torn = err != nil
+	}
+	if err == nil {
+		n, err = l.out.Write(lines)
+	}
+	if err != nil {
+		if n > 0 {
+			l.torn = lines[n-1] != '\n'
+		}
+		l.dropped.Add(uint64(bytes.Count(lines[n:], []byte{'\n'})))
+	}
+	switch {
+	case err != nil && !l.failing:
+		l.log.Error().Err(err).Msg("access log not written, lines are lost")
+	case err == nil && l.failing:
+		l.log.Info().Uint64("lost", l.dropped.Load()).Msg("access log written again")
+	}
+	l.failing = err != nil
 }
 
 // write takes the account of a call that has ended.

@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -292,4 +293,50 @@ func TestAppendThousandths_RoundsAsTheStandardLibrary(t *testing.T) {
 	if got := string(appendThousandths(nil, -time.Second, time.Second)); got != "0.000" {
 		t.Errorf("a clock that went back: %s", got)
 	}
+}
+
+// A disk that is full loses lines, and tears none of those that it takes later.
+func TestAccessLog_FullDisk(t *testing.T) {
+	said := new(syncBuffer)
+	disk := &fullDisk{}
+	l := newAccessLog(disk, zerolog.New(said))
+	line := func(n int) []byte { return fmt.Appendf(nil, "{\"n\":%d}\n", n) }
+	l.put(line(1))
+	disk.room = len(line(1)) + 4 // it takes a part of the second
+	disk.full = true
+	l.put(append(line(2), line(3)...))
+	disk.room = 0
+	l.put(line(4))
+	l.put(line(5))
+	disk.full = false
+	l.put(line(6))
+	l.put(line(7))
+	if want := "{\"n\":1}\n{\"n\"\n{\"n\":6}\n{\"n\":7}\n"; string(disk.holds) != want {
+		t.Errorf("it holds\n%q, want\n%q", disk.holds, want)
+	}
+	if l.Dropped() != 4 {
+		t.Errorf("%d lines are counted as lost, want 4", l.Dropped())
+	}
+	for _, message := range []string{"access log not written", "access log written again"} {
+		if n := strings.Count(said.String(), message); n != 1 {
+			t.Errorf("%q was said %d times:\n%s", message, n, said)
+		}
+	}
+}
+
+// fullDisk takes no more than it has room for while it is full.
+type fullDisk struct {
+	holds []byte
+	full  bool
+	room  int
+}
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if !d.full {
+		d.holds = append(d.holds, p...)
+		return len(p), nil
+	}
+	n := max(0, min(len(p), d.room-len(d.holds)))
+	d.holds = append(d.holds, p[:n]...)
+	return n, syscall.ENOSPC
 }
