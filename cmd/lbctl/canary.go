@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,31 +105,12 @@ func roundTime(d time.Duration) time.Duration { return d.Round(time.Millisecond)
 func (c *cli) sing(ctx context.Context, client *http.Client, target *url.URL, o canaryOptions) (*song, error) {
 	ctx, cancel := context.WithTimeout(ctx, canaryPatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), strings.NewReader(o.body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Authorization", "Bearer "+o.token.Reveal())
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "text/event-stream")
-	req.Header.Set("X-User-ID", o.user)
 	began := time.Now()
-	resp, err := client.Do(req)
+	resp, err := o.ask(ctx, client, target)
 	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300))
-		return nil, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
-	}
-	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/event-stream") {
-		return nil, fmt.Errorf("the answer is %q and no event stream", kind)
-	}
 	s := &song{}
 	r := bufio.NewReader(io.LimitReader(resp.Body, canaryBytes))
 	fresh := false
@@ -153,9 +133,9 @@ func (c *cli) sing(ctx context.Context, client *http.Client, target *url.URL, o 
 	}
 }
 
-// canary streams an answer through the public address. Where its events come in
-// heaps it streams another one straight from a proxy: then it is known on which
-// side of it the buffer is.
+// canary listens to lb-proxy's own stream through the public address, which
+// tells for certain whether something in front of lb-proxy buffers. Then it
+// streams an answer of the application, whose rhythm is the model's own.
 func (c *cli) canary(cmd *cobra.Command, d *diagnosis, o canaryOptions) error {
 	s, err := c.resolve()
 	if err != nil {
@@ -166,30 +146,54 @@ func (c *cli) canary(cmd *cobra.Command, d *diagnosis, o canaryOptions) error {
 		return err
 	}
 	defer client.CloseIdleConnections()
+	level, found, err := c.rhythm(cmd.Context(), client, o)
+	switch {
+	case errors.Is(err, errNoRhythm):
+		d.warn("canary", "bring every lb-proxy up to this version", "%s is answered by an older lb-proxy, or by none: judging by an answer alone", o.target.Redacted())
+		return c.answer(cmd, d, client, o, false)
+	case err != nil:
+		d.fail("canary", "see whether the address, the path and the user token are right; lbctl explain --user-token … says which application it opens", "%s: %s", o.target.Redacted(), err)
+		return nil
+	case level == levelFail:
+		d.fail("canary", "what stands between here and lb-proxy buffers: set proxy_buffering off there (nginx), or switch off its response buffering", "%s", found)
+		return nil // an answer could not come otherwise
+	case level == levelWarn:
+		d.warn("canary", "see what stands between here and lb-proxy", "%s", found)
+	default:
+		d.ok("canary", "%s", found)
+	}
+	return c.answer(cmd, d, client, o, level == levelOK)
+}
+
+// answer streams an answer of the application. sound: nothing in front of
+// lb-proxy buffers, so what comes in heaps was sent so, or held behind it.
+func (c *cli) answer(cmd *cobra.Command, d *diagnosis, client *http.Client, o canaryOptions, sound bool) error {
+	const check = "canary answer"
 	public, err := c.sing(cmd.Context(), client, o.target, o)
 	if err != nil {
-		d.fail("canary", "see whether the address, the path and the user token are right; lbctl explain --user-token … says which application it opens", "%s: %s", o.target.Redacted(), err)
+		d.fail(check, "ask the instance itself; lbctl explain says which one serves the user", "%s: %s", o.target.Redacted(), err)
 		return nil
 	}
 	level, found := public.verdict()
-	switch level {
-	case levelOK:
-		d.ok("canary", "%s", found)
-		return nil
-	case levelWarn:
-		d.warn("canary", "ask for a longer answer with --canary-body", "%s", found)
-		return nil
-	}
-	advice := "some hop between here and the instance buffers: set proxy_buffering off (nginx), or let it heed X-Accel-Buffering: no; in Dify's own nginx, too"
-	if direct := c.direct(cmd, client, o); direct != nil {
-		switch l, f := direct.verdict(); l {
-		case levelOK:
-			advice = "straight from lb-proxy " + f + "; so what stands in front of lb-proxy buffers: set proxy_buffering off there (nginx), or switch off its response buffering"
-		case levelFail:
-			advice = "straight from lb-proxy it is the same; so what stands between lb-proxy and Dify buffers, such as Dify's own nginx (proxy_buffering off)"
+	switch {
+	case level == levelOK:
+		d.ok(check, "%s", found)
+	case level == levelWarn:
+		d.warn(check, "ask for a longer answer with --canary-body", "%s", found)
+	case sound:
+		d.warn(check, "nothing in front of lb-proxy does it: either the application answers at once, or what stands between lb-proxy and Dify buffers, such as Dify's own nginx (proxy_buffering off)", "%s", found)
+	default:
+		advice := "some hop between here and the instance buffers: set proxy_buffering off (nginx), or let it heed X-Accel-Buffering: no; in Dify's own nginx, too"
+		if direct := c.direct(cmd, client, o); direct != nil {
+			switch l, f := direct.verdict(); l {
+			case levelOK:
+				advice = "straight from lb-proxy " + f + "; so what stands in front of lb-proxy buffers: set proxy_buffering off there (nginx), or switch off its response buffering"
+			case levelFail:
+				advice = "straight from lb-proxy it is the same; so what stands between lb-proxy and Dify buffers, such as Dify's own nginx (proxy_buffering off)"
+			}
 		}
+		d.fail(check, advice, "%s", found)
 	}
-	d.fail("canary", advice, "%s", found)
 	return nil
 }
 

@@ -69,9 +69,10 @@ func (c *cli) doctorCommand() *cobra.Command {
 has the configuration in force and reaches each instance (each proxy connects to each,
 now), which instances reject their token or are unhealthy.
 
-With --canary it also streams an answer through the public address, as a client would, and
-looks at when the events arrive: a hop that buffers hands them over in heaps, or all at the
-end. The canary asks a real question of a real application.
+With --canary it also listens through the public address, as a client would, to a stream
+that lb-proxy itself sends, in which each event says when it was sent: so a hop that buffers
+is told from a slow one. Then it streams an answer and looks at when its events arrive. That
+asks a real question of a real application.
 
 It needs the role operator. Exit code 1 when a point fails.`,
 		Example: `  lbctl doctor

@@ -162,38 +162,3 @@ func streaming(t *testing.T, buffering bool) string {
 	t.Cleanup(s.Close)
 	return s.URL
 }
-
-func TestCanary_FindsTheBuffer(t *testing.T) {
-	r := newRig(t)
-	sing := func(url string, proxies ...cluster.NodeStatus) finding {
-		t.Helper()
-		r.hub.set(0, proxies...)
-		_, out, _ := r.run("doctor", "-o", "json", "--canary", url, "--canary-token", "user-token-000001")
-		for _, f := range decodeInto[diagnosis](t, out).Findings {
-			if f.Check == "canary" {
-				return f
-			}
-		}
-		t.Fatalf("no canary: %s", out)
-		return finding{}
-	}
-	live, buffered := streaming(t, false), streaming(t, true)
-	if f := sing(live); f.Level != levelOK || !strings.Contains(f.Found, "12 events") {
-		t.Errorf("live: %+v", f)
-	}
-	p := played("p1", 0)
-	if f := sing(buffered); f.Level != levelFail || !strings.Contains(f.Found, "all events came at once at the end") {
-		t.Errorf("buffered: %+v", f)
-	}
-	p.Address = strings.TrimPrefix(live, "http://")
-	if f := sing(buffered, p); f.Level != levelFail || !strings.Contains(f.Advice, "what stands in front of lb-proxy buffers") {
-		t.Errorf("buffered in front: %+v", f)
-	}
-	p.Address = strings.TrimPrefix(streaming(t, true), "http://")
-	if f := sing(buffered, p); !strings.Contains(f.Advice, "between lb-proxy and Dify") {
-		t.Errorf("buffered behind: %+v", f)
-	}
-	if f := sing(live + "/v1/other"); f.Level != levelFail || !strings.Contains(f.Found, "401") {
-		t.Errorf("refused: %+v", f)
-	}
-}
