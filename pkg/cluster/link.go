@@ -68,6 +68,8 @@ type Link struct {
 	opts LinkOptions
 	log  zerolog.Logger
 	now  func() time.Time
+	made time.Time     // by now
+	age  time.Duration // of the node at that time
 
 	mu         sync.Mutex // guards all below
 	snapshot   *lb.Snapshot
@@ -105,13 +107,18 @@ func NewLink(opts LinkOptions) *Link {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	return &Link{
+	l := &Link{
 		opts: opts, log: opts.Log.With().Str("component", "cluster").Logger(), now: opts.Now,
 		peers:    make(map[peerKey]*peer),
 		doc:      document{apps: make(map[string]*shownApp)},
 		peersDue: make(chan struct{}, 1), leasesDue: make(chan struct{}, 1), accepted: make(chan Acceptance, 1),
 		times: times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
 	}
+	l.made = l.now()
+	if started := opts.Node.Started; !started.IsZero() {
+		l.age = max(0, l.made.Sub(started))
+	}
+	return l
 }
 
 // Run keeps the streams until ctx ends.
@@ -334,6 +341,9 @@ func dialOptions(secure bool, settings func() *tls.Config) []grpc.DialOption {
 	}
 }
 
+// uptime is how long the node runs, whatever becomes of the wall clock meanwhile.
+func (l *Link) uptime() time.Duration { return l.age + max(0, l.now().Sub(l.made)) }
+
 func (l *Link) withKey(ctx context.Context) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -549,7 +559,7 @@ func (p *peer) begin(sent *reported) (*pb.Subscribe, *pb.Report) {
 	// older ones on one stream.
 	l.seq++
 	p.begun, p.ended = l.seq, math.MaxUint64
-	r := &pb.Report{Seq: l.seq, Previous: sent.previous, UptimeMillis: l.now().Sub(l.opts.Node.Started).Milliseconds()}
+	r := &pb.Report{Seq: l.seq, Previous: sent.previous, UptimeMillis: l.uptime().Milliseconds()}
 	if l.receiptN != sent.receiptN {
 		r.Receipt, sent.receiptN = receiptToWire(l.receipt), l.receiptN
 		if !l.receipt.AppliedAt.IsZero() {

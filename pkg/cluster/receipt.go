@@ -188,7 +188,7 @@ func (h *Hub) fillProxy(s *NodeStatus, b *boot, now time.Time) {
 		return
 	}
 	s.Connected = h.fresh(b, now)
-	s.UptimeSeconds = int64((b.uptime + now.Sub(b.lastReport)).Seconds())
+	s.UptimeSeconds = int64((b.uptime + max(0, now.Sub(b.lastReport))).Seconds())
 	r := b.receipt
 	s.ConfigRevision, s.RingChecksum = r.ConfigRevision, hex64(r.RingChecksum)
 	s.ApplyMS = float64(r.ApplyDuration.Microseconds()) / 1000

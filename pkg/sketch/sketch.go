@@ -83,20 +83,30 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 		}
 	}
 	slot.Store(mark)
-	if at > r.newest {
-		r.newest = at
-	}
+	r.turnLocked(at)
 	before, known := r.last[h]
 	if !known {
 		r.version.Add(1)
 	}
-	if !known || before < at {
+	if !known || before < at || before > r.newest {
 		r.last[h] = at
 	}
 	if len(r.last) >= r.prune {
 		r.pruneLocked()
 		r.prune = len(r.last) + Size
 	}
+}
+
+// turnLocked takes note of the hour. A clock that was set back by more than
+// what callers may be late is believed: else whoever is seen from now on would
+// count as seen long ago.
+func (r *Recent) turnLocked(at int64) {
+	if at < r.newest-1 {
+		r.limit.Store(nil) // it is of an hour that is still to come
+	} else if at <= r.newest {
+		return
+	}
+	r.newest = at
 }
 
 // Version grows when a user comes who was not known; while it stays, a Sample
@@ -123,6 +133,7 @@ type entry struct {
 func (r *Recent) pruneLocked() []entry {
 	entries := make([]entry, 0, len(r.last))
 	for h, at := range r.last {
+		at = min(at, r.newest) // of a time when the clock was ahead
 		if at > r.newest-windows {
 			entries = append(entries, entry{h, at})
 		}
@@ -160,9 +171,7 @@ func (r *Recent) Sample(now time.Time) Sample {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := Sample{Kind: r.kind}
-	if at > r.newest {
-		r.newest = at
-	}
+	r.turnLocked(at)
 	if r.last == nil {
 		return s
 	}

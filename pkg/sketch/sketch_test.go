@@ -91,6 +91,40 @@ func TestRecent_ForgetsAfterTheWindow(t *testing.T) {
 	}
 }
 
+// A clock that jumps, by an hour or by far, and back: nobody is forgotten for
+// long, and nobody is remembered for longer than the window.
+func TestRecent_ClockThatJumps(t *testing.T) {
+	for _, jump := range []time.Duration{time.Hour, 90 * time.Minute, 40 * 24 * time.Hour, -time.Hour, -90 * time.Minute, -40 * 24 * time.Hour} {
+		var r Recent
+		seen := func(n int, now time.Time) {
+			for i := range uint64(n) {
+				r.Seen("crc32", i, now)
+			}
+		}
+		seen(5000, start)
+		seen(5000, start.Add(jump))
+		if n := r.Sample(start.Add(jump)).Users(); n < 4000 || n > 6000 {
+			t.Errorf("jump by %s: about %.0f users, want 5000", jump, n)
+		}
+		seen(3000, start)
+		now := start
+		if n := r.Sample(now).Users(); n < 2000 || n > 6000 {
+			t.Errorf("jump by %s and back: about %.0f users, want 3000 to 5000", jump, n)
+		}
+		// Only some of them go on.
+		for range windows + 2 {
+			now = now.Add(time.Hour)
+			seen(100, now)
+			if n := r.Sample(now).Users(); n < 100 {
+				t.Errorf("jump by %s, %s after it: %.0f users, want 100 at least", jump, now.Sub(start), n)
+			}
+		}
+		if s := r.Sample(now); s.Len() != 100 {
+			t.Errorf("jump by %s, a day later: %d users in the sample, want the 100 who came", jump, s.Len())
+		}
+	}
+}
+
 func TestRecent_KindsDoNotMix(t *testing.T) {
 	var r Recent
 	for i := range uint64(2000) {

@@ -39,14 +39,17 @@ type WatchStatus struct {
 
 // watchStatus is written by the mirror's loop and read by anyone.
 type watchStatus struct {
-	since atomic.Int64 // Unix nanoseconds of the last proof of being up to date
+	since atomic.Int64 // when it last proved to be up to date; nanoseconds since epoch
 	live  atomic.Bool  // a watch is open and was heard
 	mu    sync.Mutex   // guards err
 	err   string
 }
 
+// epoch has a monotonic reading: ages by it do not care for the wall clock.
+var epoch = time.Now()
+
 func (w *watchStatus) heard() {
-	w.since.Store(time.Now().UnixNano())
+	w.since.Store(int64(time.Since(epoch)))
 	w.live.Store(true)
 }
 
@@ -60,12 +63,12 @@ func (w *watchStatus) failed(err error) {
 // Status tells how the watch is. It takes no part in any I/O.
 func (s *Store) Status() WatchStatus {
 	st := WatchStatus{Revision: s.cursor.Load()}
-	since := time.Unix(0, s.watching.since.Load())
-	st.Connected = s.watching.live.Load() && time.Since(since) < 3*s.opt.CheckInterval
+	age := time.Since(epoch) - time.Duration(s.watching.since.Load())
+	st.Connected = s.watching.live.Load() && age < 3*s.opt.CheckInterval
 	if st.Connected {
 		return st
 	}
-	st.StaleSince = since
+	st.StaleSince = time.Now().Add(-age)
 	s.watching.mu.Lock()
 	defer s.watching.mu.Unlock()
 	st.LastError = s.watching.err

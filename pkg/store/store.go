@@ -135,7 +135,7 @@ func newStore(opt Options) (*Store, error) {
 		writing: make(chan struct{}, 1),
 	}
 	s.view.Store(&view{})
-	s.watching.since.Store(time.Now().UnixNano())
+	s.watching.since.Store(int64(time.Since(epoch)))
 	return s, nil
 }
 

@@ -245,9 +245,10 @@ func (c *carrier) Keys() []string { return []string{"traceparent", "tracestate"}
 // take nil for one that is not even told of. Owned by the goroutine that serves
 // the request.
 type Request struct {
-	t    *Tracer
-	ctx  context.Context // nil, and span too, where nothing is recorded
-	span trace.Span
+	t     *Tracer
+	start time.Time
+	ctx   context.Context // nil, and span too, where nothing is recorded
+	span  trace.Span
 
 	// Of a request that is not recorded: what the instance is told.
 	id    trace.TraceID
@@ -258,7 +259,7 @@ type Request struct {
 // Traceparent and Tracestate, "" without: a valid one says which trace the
 // request belongs to, and whether that is recorded.
 func (t *Tracer) Begin(start time.Time, traceparent, tracestate string) *Request {
-	r := &Request{t: t}
+	r := &Request{t: t, start: start}
 	ctx := context.Background()
 	var parent trace.SpanContext
 	if traceparent != "" {
@@ -300,13 +301,18 @@ func (r *Request) Context() (traceparent, tracestate string) {
 func (r *Request) End(now time.Time, f *Facts) {
 	if r.Recording() {
 		f.set(r.span)
-		r.span.End(trace.WithTimestamp(now))
+		r.span.End(trace.WithTimestamp(r.at(now)))
 	}
 }
+
+// at is a time of the request by the clock as it was at its start: spans keep
+// their order and their lengths when the wall clock is set meanwhile.
+func (r *Request) at(t time.Time) time.Time { return r.start.Add(max(0, t.Sub(r.start))) }
 
 // Attempt is a traced request's attempt on an instance. Its methods but Context
 // take nil for one that is not traced.
 type Attempt struct {
+	of   *Request
 	ctx  context.Context
 	span trace.Span
 }
@@ -316,8 +322,8 @@ func (r *Request) Attempt(start time.Time) *Attempt {
 	if !r.Recording() {
 		return nil
 	}
-	a := new(Attempt)
-	a.ctx, a.span = r.t.tracer.Start(r.ctx, "attempt", trace.WithTimestamp(start), trace.WithSpanKind(trace.SpanKindClient))
+	a := &Attempt{of: r}
+	a.ctx, a.span = r.t.tracer.Start(r.ctx, "attempt", trace.WithTimestamp(r.at(start)), trace.WithSpanKind(trace.SpanKindClient))
 	return a
 }
 
@@ -333,7 +339,7 @@ func (a *Attempt) End(now time.Time, f *Facts) {
 		return
 	}
 	f.set(a.span)
-	a.span.End(trace.WithTimestamp(now))
+	a.span.End(trace.WithTimestamp(a.of.at(now)))
 }
 
 func contextOf(ctx context.Context) (string, string) {

@@ -243,3 +243,25 @@ func BenchmarkTracer_NotSampled(b *testing.B) {
 		r.End(now, nil)
 	}
 }
+
+// The wall clock is set back while a request runs: no span ends before it
+// began, and an attempt lies within its request.
+func TestTracer_ClockThatIsSetBack(t *testing.T) {
+	c := testbed.NewCollector(t)
+	tr := newTracer(t, func(o *Options) { o.Endpoint = c.URL })
+	start := time.Now().Round(0) // times of a wall clock
+	r := tr.Begin(start, recorded, "")
+	a := r.Attempt(start.Add(-time.Hour))
+	a.End(start.Add(-time.Hour+time.Second), new(Facts))
+	r.End(start.Add(-time.Hour+2*time.Second), new(Facts))
+	finished(t, tr)
+	spans := c.Spans()
+	if len(spans) != 2 {
+		t.Fatalf("%d spans", len(spans))
+	}
+	for _, s := range spans {
+		if s.EndTimeUnixNano < s.StartTimeUnixNano || s.StartTimeUnixNano < uint64(start.UnixNano()) {
+			t.Errorf("%s begins %s after the request and lasts %d ns", s.Name, time.Duration(int64(s.StartTimeUnixNano)-start.UnixNano()), int64(s.EndTimeUnixNano-s.StartTimeUnixNano))
+		}
+	}
+}

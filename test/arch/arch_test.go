@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -67,13 +69,14 @@ var forbidden = map[string][]string{
 
 type goPackage struct {
 	ImportPath, Doc string
+	Dir             string
 	Imports, Deps   []string
 	GoFiles         []string
 }
 
 func packages(t *testing.T) map[string]goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Imports,Deps,GoFiles", "difylb/...")
+	cmd := exec.Command("go", "list", "-json=ImportPath,Doc,Dir,Imports,Deps,GoFiles", "difylb/...")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +140,27 @@ func TestPackages_SayWhatTheyAreFor(t *testing.T) {
 	for name, p := range packages(t) {
 		if len(p.GoFiles) > 0 && len(p.Doc) < 30 && name != "test/etcd" {
 			t.Errorf("%s has no package comment that says what it is for", name)
+		}
+	}
+}
+
+// Ages and deadlines are measured by the monotonic clock, which time.Time
+// carries along. These lose it, and are only of use to who wants to.
+func TestTimes_KeepTheirMonotonicClock(t *testing.T) {
+	for name, p := range packages(t) {
+		if !strings.HasPrefix(name, "pkg/") && !strings.HasPrefix(name, "cmd/") || name == "pkg/standin" {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			text, err := os.ReadFile(filepath.Join(p.Dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, word := range []string{".UnixNano()", ".UnixMicro()", ".Round(0)", "time.Unix(0,"} {
+				if strings.Contains(string(text), word) {
+					t.Errorf("%s/%s: %s: an age measured with it jumps with the wall clock; keep the time.Time, or time.Since a fixed one", name, file, word)
+				}
+			}
 		}
 	}
 }
