@@ -3,6 +3,7 @@ package fault
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -36,6 +37,16 @@ type shape struct {
 	admins     int
 	proxies    int
 	proxyFlags []string
+	adminFlags []string
+	// named instances are declared by names, which a name server of the test knows.
+	named bool
+	// secure clusters speak TLS on every wire but between the last two instances and
+	// the proxies.
+	secure bool
+	// disks are file systems of so many bytes for the directories of processes.
+	disks map[string]int
+	// proxyEnv are environment variables of the proxies.
+	proxyEnv []string
 }
 
 // cluster is one of real processes, with a relay on every wire between two of
@@ -56,6 +67,10 @@ type cluster struct {
 	store     *clientv3.Client // past all relays
 	sizes     map[string]footprint
 	bumps     int
+	dns       *testbed.DNS // nil: instances are declared by their addresses
+	papers    *papers      // nil: everything is in clear
+	proxyEnv  []string
+	disks     map[string]int
 }
 
 // node is a process that can be asked about itself.
@@ -91,13 +106,26 @@ func newCluster(t testing.TB, s shape) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, root: t, dir: dir, token: "usertoken--fault-suite", wires: make(map[string]*relay), order: make(map[string][]string)}
-	c.client = newClient(t, c.token)
+	c := &cluster{t: t, root: t, dir: dir, token: "usertoken--fault-suite", wires: make(map[string]*relay), order: make(map[string][]string), proxyEnv: s.proxyEnv, disks: s.disks}
+	for name, size := range s.disks {
+		mountDisk(t, filepath.Join(dir, name), size)
+	}
+	var believed *x509.CertPool
+	if s.secure {
+		c.papers = newPapers(t, filepath.Join(dir, "papers"))
+		believed = c.papers.pool
+	}
+	c.client = newClient(t, c.token, believed)
 	if s.etcd > 0 {
 		c.startEtcd(s.etcd, s.etcdFlags...)
 	}
+	if s.named {
+		c.dns = testbed.NewDNS(t, "127.0.0.1")
+		asks := []string{"--resolver", c.dns.Address.String(), "--resolver-valid", answersLive.String()}
+		s.adminFlags, s.proxyFlags = append(s.adminFlags, asks...), append(s.proxyFlags, asks...)
+	}
 	for range s.admins {
-		c.startAdmin()
+		c.startAdmin(s.adminFlags...)
 	}
 	for range 3 {
 		c.startInstance()
@@ -167,7 +195,7 @@ func (c *cluster) startEtcd(n int, flags ...string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	port := testbed.FreePorts(c.t, 2*n)
+	port := testbed.FreePorts(c.t, 3*n)
 	peer := func(i int) string { return "http://" + address(port+n+i) }
 	var list []string
 	for i := range n {
@@ -175,13 +203,17 @@ func (c *cluster) startEtcd(n int, flags ...string) {
 	}
 	var endpoints []string
 	for i := range n {
-		m := &node{base: "http://" + address(port+i), front: address(port + i)}
+		m := &node{base: "http://" + address(port+2*n+i), front: address(port + i)}
+		at := c.scheme() + m.front
 		name := fmt.Sprintf("etcd-%d", i+1)
-		args := []string{"--name", name, "--data-dir", filepath.Join(c.dir, name), "--listen-client-urls", m.base, "--advertise-client-urls", m.base,
+		args := []string{"--name", name, "--data-dir", filepath.Join(c.dir, name), "--listen-client-urls", at, "--advertise-client-urls", at, "--listen-metrics-urls", m.base,
 			"--listen-peer-urls", peer(i), "--initial-advertise-peer-urls", peer(i), "--initial-cluster", strings.Join(list, ","), "--log-level", "error"}
+		if p := c.papers; p != nil {
+			args = append(args, "--cert-file", p.crt("etcd"), "--key-file", p.key("etcd"), "--client-cert-auth", "--trusted-ca-file", p.crt("ca"))
+		}
 		m.Process = testbed.Start(c.root, c.dir, name, program, append(args, flags...)...)
 		c.members = append(c.members, m)
-		endpoints = append(endpoints, m.base)
+		endpoints = append(endpoints, at)
 	}
 	for _, m := range c.members {
 		c.await(20*time.Second, m.Name+" is ready", m.ready)
@@ -192,7 +224,11 @@ func (c *cluster) startEtcd(n int, flags ...string) {
 // open makes the test's own client of the store.
 func (c *cluster) open(endpoints []string) {
 	c.t.Helper()
-	cl, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	config := clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	if c.papers != nil {
+		config.TLS = testbed.Trusting
+	}
+	cl, err := clientv3.New(config)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -204,16 +240,16 @@ func (c *cluster) open(endpoints []string) {
 func (c *cluster) endpoints(from string) string {
 	var urls []string
 	for _, m := range c.members {
-		urls = append(urls, "http://"+c.wire(from, m.Name, m.front).addr)
+		urls = append(urls, c.scheme()+c.wire(from, m.Name, m.front).addr)
 	}
 	return strings.Join(urls, ",")
 }
 
-func (c *cluster) startAdmin() *node {
+func (c *cluster) startAdmin(flags ...string) *node {
 	c.t.Helper()
 	name := fmt.Sprintf("admin-%d", len(c.admins)+1)
 	port := testbed.FreePorts(c.t, 4)
-	a := &node{base: "http://" + address(port)}
+	a := &node{base: c.scheme() + address(port)}
 	// The proxies share this wire: an lb-admin tells them all one address.
 	a.front = c.wire("proxies", name, address(port+1)).addr
 	args := []string{"--node-id", name, "--http-listen", address(port), "--grpc-listen", address(port + 1), "--grpc-advertise", a.front,
@@ -223,7 +259,11 @@ func (c *cluster) startAdmin() *node {
 	} else {
 		args = append(args, "--etcd-listen-client", "http://"+address(port+2), "--etcd-listen-peer", "http://"+address(port+3))
 	}
-	a.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Admin, args...)
+	if p := c.papers; p != nil {
+		args = append(args, "--tls-cert", p.crt("admin"), "--tls-key", p.key("admin"), "--client-ca", p.crt("ca"))
+		args = append(args, p.towards("etcd")...)
+	}
+	a.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Admin, append(args, flags...)...)
 	c.admins = append(c.admins, a)
 	c.await(20*time.Second, name+" is ready", a.ready)
 	if c.store == nil {
@@ -236,16 +276,31 @@ func (c *cluster) startProxy(flags ...string) *node {
 	c.t.Helper()
 	name := fmt.Sprintf("proxy-%d", len(c.proxies)+1)
 	port := testbed.FreePorts(c.t, 2)
-	p := &node{front: "http://" + address(port), base: "http://" + address(port+1)}
+	p := &node{front: c.scheme() + address(port), base: "http://" + address(port+1)}
 	etcd := c.store.Endpoints()[0]
 	if len(c.members) > 0 {
 		etcd = c.endpoints(name)
 	} else {
 		etcd = "http://" + c.wire(name, "etcd-1", strings.TrimPrefix(etcd, "http://")).addr
 	}
-	args := []string{"--node-id", name, "--listen", address(port), "--ops-listen", address(port + 1), "--data-dir", filepath.Join(c.dir, name),
+	listen := []string{"--listen", address(port)}
+	if c.papers != nil {
+		listen = []string{"--listen", "", "--tls-listen", address(port), "--tls-cert", c.papers.crt("front"), "--tls-key", c.papers.key("front")}
+		listen = append(append(listen, c.papers.towards("etcd")...), c.papers.towards("admin")...)
+	}
+	args := []string{"--node-id", name, "--ops-listen", address(port + 1), "--data-dir", filepath.Join(c.dir, name),
 		"--etcd-endpoints", etcd, "--access-log", "off", "--debug-headers"}
-	p.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Proxy, append(args, flags...)...)
+	args = append(args, listen...)
+	if c.disks[name] > 0 {
+		args = append(args, "--access-log", filepath.Join(c.dir, name, "access.log"))
+	}
+	args = append(args, flags...)
+	program := testbed.Programs.Proxy
+	if len(c.proxyEnv) > 0 {
+		args = slices.Concat(c.proxyEnv, []string{program}, args)
+		program = "/usr/bin/env"
+	}
+	p.Process = testbed.Start(c.root, c.dir, name, program, args...)
 	c.proxies = append(c.proxies, p)
 	c.await(20*time.Second, name+" is ready", p.ready)
 	return p
@@ -259,9 +314,13 @@ func (c *cluster) startInstance() {
 	n := len(c.instances) + 1
 	name, listen := fmt.Sprintf("dify-%d", n), testbed.FreeAddress(c.t)
 	in := &node{base: "http://" + listen, token: fmt.Sprintf("app-chat-of-instance-%d", n)}
-	in.front = c.wire("proxies", name, listen).addr
-	in.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Ctl, "standin", "--listen", listen, "--name", name, "--slots", "-1", "--nginx", "--control", "--app", "chat="+in.token)
 	c.instances = append(c.instances, in)
+	target := listen
+	if c.https(in) {
+		target = c.papers.terminate(c.root, listen)
+	}
+	in.front = c.wire("proxies", name, target).addr
+	in.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Ctl, "standin", "--listen", listen, "--name", name, "--slots", "-1", "--nginx", "--control", "--app", "chat="+in.token)
 	c.await(10*time.Second, name+" is ready", in.ready)
 }
 
@@ -272,11 +331,27 @@ func (c *cluster) doors() (out []door) {
 	return out
 }
 
+// url is where an instance is declared to be.
+func (c *cluster) url(in *node) string {
+	switch {
+	case c.https(in):
+		return "https://" + in.front
+	case c.dns == nil:
+		return "http://" + in.front
+	}
+	_, port, _ := strings.Cut(in.front, ":")
+	return "http://" + in.Name + ".test:" + port
+}
+
 // declaration is the application as the cluster is to have it.
 func (c *cluster) declaration() map[string]any {
 	var list []any
 	for _, in := range c.instances {
-		list = append(list, map[string]any{"name": in.Name, "url": "http://" + in.front, "token": in.token, "fail_timeout": "1s"})
+		one := map[string]any{"name": in.Name, "url": c.url(in), "token": in.token, "fail_timeout": "1s"}
+		if c.https(in) {
+			one["tls"] = map[string]any{"ca": c.papers.ca.PEM}
+		}
+		list = append(list, one)
 	}
 	return map[string]any{
 		"user_tokens":  []any{c.token},
@@ -294,7 +369,7 @@ func (c *cluster) declare() {
 	})
 }
 
-var restClient = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
+var restClient = &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: testbed.Trusting}}
 
 // refused is an answer of REST that is no success.
 type refused struct {

@@ -3,6 +3,7 @@ package fault
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -283,10 +284,7 @@ func (s *story) unusable(in *node) error {
 // function frees the address.
 func blackhole(t testing.TB, addr string) (restore func()) {
 	t.Helper()
-	var port int
-	if _, err := fmt.Sscanf(addr, "127.0.0.1:%d", &port); err != nil {
-		t.Fatal(err)
-	}
+	ap := netip.MustParseAddrPort(addr)
 	socket := func() int {
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 		if err != nil {
@@ -295,7 +293,7 @@ func blackhole(t testing.TB, addr string) (restore func()) {
 		syscall.CloseOnExec(fd)
 		return fd
 	}
-	at := &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+	at := &syscall.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	ln := socket()
 	open := []int{ln}
 	restore = func() {

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,11 +73,13 @@ type client struct {
 	token   string
 }
 
-func newClient(t testing.TB, token string) *client {
+// newClient believes servers with a certificate of the authorities; nil: the system's.
+func newClient(t testing.TB, token string, authorities *x509.CertPool) *client {
 	// A proxy that ends closes connections that are idle beyond its --shutdown-delay, and those whose stream
 	// ends after it. One that is used just then takes the request with it, and nobody can tell whether that
 	// has begun: HTTP/1.1 has no word for it.
-	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: shutdownDelay / 2, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
+	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: shutdownDelay / 2, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSClientConfig: &tls.Config{RootCAs: authorities}}
 	t.Cleanup(tr.CloseIdleConnections)
 	once := tr.Clone()
 	once.DisableKeepAlives = true

@@ -22,7 +22,15 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := furnish(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	code := testbed.Main(m)
+	if err := handOver(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if rows := results.rows(); len(rows) > 0 && (*long || testing.Verbose()) {
 		fmt.Print("\n", table(rows), "\n")
 		if *update && code == 0 {

@@ -20,6 +20,7 @@ type relay struct {
 	damage  damage     // guarded by mu
 	ln      net.Listener
 	wires   map[*wire]bool // guarded by mu
+	served  int            // connections; guarded by mu
 	closed  bool           // guarded by mu
 	running sync.WaitGroup
 }
@@ -49,9 +50,15 @@ type wire struct {
 // the test ends.
 func newRelay(t testing.TB, target string) *relay {
 	t.Helper()
+	return newRelayAt(t, "127.0.0.1:0", target)
+}
+
+// newRelayAt is newRelay at a given address.
+func newRelayAt(t testing.TB, addr, target string) *relay {
+	t.Helper()
 	r := &relay{target: target, wires: make(map[*wire]bool)}
 	r.changed = sync.NewCond(&r.mu)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +76,13 @@ func newRelay(t testing.TB, target string) *relay {
 		r.running.Wait()
 	})
 	return r
+}
+
+// count is how many connections there are now, and how many there have been.
+func (r *relay) count() (now, ever int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.wires), r.served
 }
 
 // set puts the relay into a state; connections that there are stay.
@@ -137,6 +151,7 @@ func (r *relay) serve(in *net.TCPConn) {
 	w := &wire{in: in, out: out.(*net.TCPConn)}
 	r.mu.Lock()
 	r.wires[w] = true
+	r.served++
 	if r.closed {
 		r.killLocked(w)
 	}

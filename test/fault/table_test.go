@@ -33,7 +33,12 @@ var sections = []struct{ test, title string }{
 	{"TestFault_Control", "The lb-admins, on three members of etcd"},
 	{"TestFault_Upgrade", "Everything is restarted in turn"},
 	{"TestFault_Proxies", "The proxies, with one lb-admin that brings its own etcd"},
+	{"TestFault_Memory", "Proxies with GOMEMLIMIT=40MiB"},
 	{"TestFault_Instances", "The instances"},
+	{"TestFault_Names", "Instances that are declared by names"},
+	{"TestFault_Certificates", "Certificates, where every wire speaks TLS"},
+	{"TestFault_Network", "A network that loses packets"},
+	{"TestFault_Disks", "Disks that fill up"},
 	{"TestFault_Counters", "The counters"},
 }
 
