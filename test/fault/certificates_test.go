@@ -112,7 +112,7 @@ func TestFault_Certificates(t *testing.T) {
 			},
 		},
 		fault{
-			name: "an https instance's certificate runs out", promise: "nothing fails: its users are served by the next, the reason is told; they return when it is renewed",
+			name: "an https instance's certificate runs out", promise: "nothing fails: its users are served by the next, the reason is told; they return when it is renewed", long: true,
 			run: func(s *story) {
 				in := s.instances[0]
 				s.spoil(in, standin.Fault{Kind: standin.CloseAfter, Path: "/v1/"}) // so that each request wants a new connection
@@ -129,7 +129,7 @@ func TestFault_Certificates(t *testing.T) {
 				for _, p := range s.proxies {
 					s.names(p, "certificate has expired")
 				}
-				s.load.rest(s.t, either(time.Second, 5*time.Second))
+				s.load.rest(s.t, 5*time.Second)
 				s.papers.renew(longLived)
 				s.mend()
 				s.spoil(in)

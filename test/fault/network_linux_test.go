@@ -15,6 +15,9 @@ import (
 // The kernel loses packets: some of them, those in one direction, or all.
 func TestFault_Network(t *testing.T) {
 	t.Parallel()
+	if !*long {
+		t.Skip("part of the long form only")
+	}
 	if !apart(t) {
 		return
 	}
@@ -28,7 +31,7 @@ func TestFault_Network(t *testing.T) {
 					s.absent(in)
 				}
 				r := filter(s.t, []string{"-p", "tcp", "-m", "statistic", "--mode", "random", "--probability", "0.02", "-j", "DROP"})
-				s.load.rest(s.t, either(3*time.Second, 20*time.Second))
+				s.load.rest(s.t, 20*time.Second)
 				r.forget()
 				s.mend()
 			},
