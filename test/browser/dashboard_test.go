@@ -3,6 +3,10 @@ package browser
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -45,6 +49,8 @@ func TestDashboard(t *testing.T) {
 		{"Refusals_AreSaidInWords", refusalsAreSaidInWords},
 		{"Nodes_AreSaidInWords", nodesAreSaidInWords},
 		{"Faults_AreShownNeverABlankPage", faultsAreShownNeverABlankPage},
+		{"Troubles_AreSaidWithTheirCause", troublesAreSaidWithTheirCause},
+		{"Page_WorksBelowAPath", pageWorksBelowAPath},
 		{"Viewer_SeesNoActions", viewerSeesNoActions},
 		{"LostServer_IsSaidAndFoundAgain", lostServerIsSaidAndFoundAgain},
 	} {
@@ -81,6 +87,7 @@ func signInTellsWrongFromRight(t *testing.T, c *cluster, p *tab) {
 	p.forgive("status of 401")
 	p.signIn("lb-wrong")
 	p.awaitText(".fault", "does not know this access token")
+	p.picture("signin")
 	p.signIn(c.adminToken())
 	p.awaitText("h1", "Overview")
 	if kept := value[[]string](p, `[location.href, document.cookie, JSON.stringify({...localStorage})]`); strings.Contains(strings.Join(kept, " "), c.adminToken()) {
@@ -403,6 +410,15 @@ func refusalsAreSaidInWords(t *testing.T, c *cluster, p *tab) {
 		p.press(kb.Escape)
 		p.awaitNone("dialog")
 	}
+	// A preview that can't be had is said, and hinders nobody in an emergency.
+	p.played(`/drain\?dry_run`, 503, `{"status":503,"detail":"etcd does not answer"}`)
+	p.click(`button[aria-label="Drain dify1"]`)
+	p.awaitText("dialog[open] .preview .fault", "etcd does not answer")
+	if !value[bool](p, fmt.Sprintf(`!document.querySelector(%q).disabled`, confirm)) {
+		t.Error("without a preview nothing can be drained")
+	}
+	p.press(kb.Escape)
+	p.awaitNone("dialog")
 	p.unplayed()
 	// And one that is none of ours: somebody was faster.
 	p.click(`button[aria-label="Drain dify1"]`)
@@ -439,6 +455,54 @@ func nodesAreSaidInWords(_ *testing.T, _ *cluster, p *tab) {
 	p.awaitText("dialog[open] .fault", "holds nothing back any more")
 	p.press(kb.Escape)
 	p.unplayed()
+}
+
+// A Status document in which much is amiss.
+const troubles = `{"status":"running","revision":9,"complete":false,"nodes":{"proxies":3,"admins":1,"reporting":2},
+  "refusing":[{"node":"proxy-2","revision":7,"refused_revision":9,"reason":"it would remove all","held_back":true},
+    {"node":"proxy-3","revision":8,"refused_revision":9,"reason":"too large","held_back":false}],
+  "applications":{"support":{"total_requests":10,"errors":4,"active":1,"latency_recent":{"p50":0,"p99":0},"first_byte_recent":{"p50":0,"p99":0},"instances":{
+    "dify1":{"requests":10,"errors":4,"retries":0,"active":1,"streams":0,"status":"ejected","state":"active","bytes_in":1,"bytes_out":1,"since":"2026-01-02T03:04:05Z",
+      "latency_recent":{"p50":0,"p99":0},"first_byte_recent":{"p50":0,"p99":0},"ejected_by":["proxy-2","proxy-7"],
+      "last_error":{"reason":"upstream_timeout","time":"2026-01-02T03:04:04Z"},
+      "last_probe":{"time":"2026-01-02T03:04:06Z","duration_ms":12,"verdict":"pass","found":"status 200","by":"admin-9"}},
+    "dify2":{"requests":0,"errors":0,"retries":0,"active":0,"streams":0,"status":"a-new-word","state":"active","bytes_in":0,"bytes_out":0,"since":"2026-01-02T03:04:05Z","last_error":null}}}}}`
+
+func troublesAreSaidWithTheirCause(_ *testing.T, _ *cluster, p *tab) {
+	p.played("/status$", 200, troubles)
+	p.awaitText(".banner", "proxy-2 keeps revision 7 in force and holds back 9 until an admin accepts it: it would remove all")
+	p.awaitText(".banner", "proxy-3 keeps revision 8 in force and refuses 9: too large")
+	p.awaitText(".banner", "2 of 3 proxies report")
+	const row = `tr[data-key="support/dify1"]`
+	p.awaitText(row+" .pill", "ejected")
+	for _, text := range []string{"since Jan 2, 2026", "kept out by proxy-2, proxy-7", "last error: timeout, Jan 2, 2026", "probe by admin-9, Jan 2, 2026", "12 ms: status 200"} {
+		p.awaitText(row, text)
+	}
+	p.awaitText(`tr[data-key="support/dify2"] .pill`, "a-new-word")
+	p.picture("troubles")
+	p.unplayed()
+	p.awaitNone(".banner")
+	p.awaitNone(row)
+}
+
+// A reverse proxy that takes a path away: nothing may be asked for beside it.
+func pageWorksBelowAPath(t *testing.T, c *cluster, p *tab) {
+	lb, err := url.Parse(c.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewServer(http.StripPrefix("/ops/difylb", httputil.NewSingleHostReverseProxy(lb)))
+	t.Cleanup(front.Close)
+	below := openTab(t, p.ctx, front.URL+"/ops/difylb")
+	below.signIn(c.adminToken())
+	below.awaitText("h1", "Overview")
+	below.visit("#/app/" + app)
+	below.awaitText(`tr[data-key="dify1"] .pill`, "healthy")
+	below.visit("#/events")
+	below.awaitText(".feed", "The stream begins")
+	below.clean("below a path")
+	// The tab goes before the server that it holds a connection to.
+	below.do("leave", chromedp.Navigate("about:blank"))
 }
 
 func viewerSeesNoActions(t *testing.T, c *cluster, p *tab) {

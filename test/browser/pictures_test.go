@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // The pictures of docs/images, after a minute of traffic:
@@ -38,4 +39,12 @@ func TestPictures_OfTheDocs(t *testing.T) {
 		p.awaitText("main", "draining")
 		p.save(look.name, chromedp.CaptureScreenshot())
 	}
+	p.do("resize", chromedp.EmulateViewport(1280, 960))
+	p.visit("#/app/" + app)
+	p.awaitText("main", "draining")
+	p.save("dashboard-application", chromedp.CaptureScreenshot())
+	p.click(`button[aria-label="Drain dify1"]`)
+	p.awaitText("dialog[open]", "of the users go to another instance")
+	p.save("dashboard-drain", chromedp.CaptureScreenshot())
+	p.press(kb.Escape)
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ApplicationStatus, Status } from "../src/api/types";
-import { byWeight, differences, roundUp, together } from "../src/model/figures";
+import { byWeight, differences, roundUp, roundUpBytes, together } from "../src/model/figures";
 import { Samples, kept } from "../src/model/samples";
 
 const quantiles = { p50: 40, p99: 90 };
@@ -79,6 +79,10 @@ test("differences name the fields", () => {
   assert.deepEqual(differences({ a: 1, b: { c: [1], d: 2 }, e: 3 }, { a: 1, b: { c: [1, 2], d: 2 }, f: 4 }), [["b.c", [1], [1, 2]], ["e", 3, undefined], ["f", undefined, 4]]);
 });
 
+test("axes of bytes end at a round number of their unit", () => {
+  for (const [x, want] of [[0, 2], [900, 1000], [1010, 1024], [5000, 6 * 1024], [90_000, 100 * 1024], [3 * 2 ** 20, 4 * 2 ** 20]] as const) assert.equal(roundUpBytes(x), want, String(x));
+});
+
 test("axes end at a round number of which the half is round", () => {
-  for (const [x, want] of [[0, 1], [NaN, 1], [0.3, 0.4], [1, 1], [1.1, 2], [3, 4], [47, 60], [99, 100], [2010, 4000]] as const) assert.equal(roundUp(x), want, String(x));
+  for (const [x, want] of [[0, 1], [NaN, 1], [0.3, 0.3], [0.31, 0.4], [1, 1], [1.1, 2], [3, 4], [9, 10], [47, 50], [99, 100], [110, 120], [2010, 3000]] as const) assert.equal(roundUp(x), want, String(x));
 });

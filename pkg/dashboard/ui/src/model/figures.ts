@@ -73,9 +73,10 @@ export function roundUpBytes(x: number): number {
   return unit === 1 ? Math.max(2, roundUp(x)) : roundUp(x / unit) * unit;
 }
 
-/** roundUp returns the next of 1, 2, 4, 6, 8 × 10^n at or above x: half of it is a round number too. */
+/** roundUp returns a round number at or above x, of which the half is round too; below ten both are whole, or x is below one. */
 export function roundUp(x: number): number {
   if (!(x > 0)) return 1;
   const p = 10 ** Math.floor(Math.log10(x));
-  return p * ([1, 2, 4, 6, 8].find((m) => m * p >= x * 0.999) ?? 10);
+  const steps = p === 1 ? [1, 2, 4, 6, 8] : [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8];
+  return Number((p * (steps.find((m) => m * p >= x * 0.999) ?? 10)).toPrecision(2));
 }

@@ -1,7 +1,7 @@
 // What successive Status documents say together. Nothing here touches the page.
-import type { ApplicationStatus, InstanceStatus, Status } from "../api/types";
+import type { ApplicationStatus, Status } from "../api/types";
 import type { Latency } from "./figures";
-import { latency, sum, together } from "./figures";
+import { latency, together } from "./figures";
 
 /** Seconds between two samples. */
 export const step = 2;
@@ -24,6 +24,14 @@ export type Series = Record<Field, Value[]>;
 
 const TOTAL = "";
 
+/** Of these fields the documents hold what was counted ever; samples hold the growth per second, null where a counter began anew. */
+const rates = ["requests", "errors", "in", "out"] as const;
+
+/** What all applications have is the sum of what each has. */
+const summed = [...rates, "active", "streams"] as const;
+
+type Totals = Record<(typeof summed)[number], number>;
+
 /**
  * Samples holds the figures of the whole and of each application, over time.
  * Rates are those between two documents; null is what is not known, so that
@@ -32,24 +40,34 @@ const TOTAL = "";
 export class Samples {
   /** When the samples were taken, in seconds since 1970, the oldest first. */
   readonly times: number[] = [];
-  #last: { status: Status; at: number } | null = null;
+  #last: { totals: Map<string, Totals>; complete: boolean; at: number } | null = null;
   #latest = new Map<string, Sample>();
   #series = new Map<string, Series>();
 
   /** add takes a Status that arrived at the time (ms, monotonic), which the clock calls wall (ms since 1970). */
   add(status: Status, at: number, wall: number): void {
     const last = this.#last;
-    this.#last = { status, at };
-    const apps = Object.entries(status.applications);
     // Figures that were missing and come back are no traffic of this moment.
-    const seconds = last && last.status.complete === status.complete ? (at - last.at) / 1000 : 0;
-    const before = (name: string): ApplicationStatus | undefined => last?.status.applications[name];
+    const seconds = last && last.complete === status.complete ? (at - last.at) / 1000 : 0;
+    const totals = new Map<string, Totals>();
     const latest = new Map<string, Sample>();
-    for (const [name, app] of apps) latest.set(name, { ...counted([[app, before(name)]], seconds), ...latency(app) });
-    const weighed = apps.map(([name, app]) => ({ latency: latency(app), weight: latest.get(name)?.requests ?? 0 }));
-    latest.set(TOTAL, { ...counted(apps.map(([name, app]) => [app, before(name)]), seconds), ...together(weighed) });
-    this.#push(wall / 1000, latest);
+    const whole: Sample = { ...idle };
+    const weighed: { latency: Latency; weight: number }[] = [];
+    for (const [name, app] of Object.entries(status.applications)) {
+      const now = total(app);
+      const s: Sample = { ...now, ...latency(app) };
+      const before = last?.totals.get(name) ?? now; // a new application counts from the next sample on
+      for (const f of rates) s[f] = seconds > 0 && now[f] >= before[f] ? (now[f] - before[f]) / seconds : null;
+      for (const f of summed) whole[f] = whole[f] === null || s[f] === null ? null : whole[f] + s[f];
+      totals.set(name, now);
+      latest.set(name, s);
+      if (s.p50 !== null || s.first50 !== null) weighed.push({ latency: s, weight: s.requests ?? 0 });
+    }
+    if (seconds <= 0) for (const f of rates) whole[f] = null;
+    latest.set(TOTAL, { ...whole, ...together(weighed) });
+    this.#last = { totals, complete: status.complete, at };
     this.#latest = latest;
+    this.#push(wall / 1000, latest);
   }
 
   /** gap marks that nothing is known for a while, so that no line is drawn across. */
@@ -88,28 +106,13 @@ export class Samples {
   }
 }
 
-function counted(apps: [ApplicationStatus, ApplicationStatus | undefined][], seconds: number): Omit<Sample, keyof Latency> {
-  const now = apps.map(([app]) => app);
-  const instances = now.flatMap((app) => Object.values(app.instances));
-  const carried = (get: (i: InstanceStatus) => number): Value => grown(apps, (app) => sum(Object.values(app.instances), get), seconds);
-  return {
-    requests: grown(apps, (app) => app.total_requests, seconds),
-    errors: grown(apps, (app) => app.errors, seconds),
-    active: sum(now, (app) => app.active),
-    streams: sum(instances, (i) => i.streams),
-    in: carried((i) => i.bytes_in),
-    out: carried((i) => i.bytes_out),
-  };
-}
-
-/** grown is the growth per second; null where a counter began anew, or nothing came before. New applications count from the next sample on. */
-function grown(apps: [ApplicationStatus, ApplicationStatus | undefined][], get: (app: ApplicationStatus) => number, seconds: number): Value {
-  if (seconds <= 0) return null;
-  let n = 0;
-  for (const [now, before] of apps) {
-    const d = before ? get(now) - get(before) : 0;
-    if (d < 0) return null;
-    n += d;
+/** total is what an application has counted, and has open. */
+function total(app: ApplicationStatus): Totals {
+  const n: Totals = { requests: app.total_requests, errors: app.errors, active: app.active, streams: 0, in: 0, out: 0 };
+  for (const i of Object.values(app.instances)) {
+    n.streams += i.streams;
+    n.in += i.bytes_in;
+    n.out += i.bytes_out;
   }
-  return n / seconds;
+  return n;
 }

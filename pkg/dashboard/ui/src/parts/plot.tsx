@@ -64,7 +64,7 @@ export function Plot({ title, lines, format, top = roundUp, times, series, longe
       },
       axes: [
         {
-          stroke: style("color"), font, size: 24, space: 64, incrs: ticks, gap: 6, grid: { show: false }, ticks: { show: false },
+          stroke: style("color"), font, size: 24, space: 56, incrs: ticks, gap: 6, grid: { show: false }, ticks: { show: false },
           // A label that would be cut off at the edge is left out.
           values: (u, at, _, __, between) => at.map((s) => (u.valToPos(drawn.current.to, "x") - u.valToPos(s, "x") < 26 ? "" : (between < 60 ? f.clock : f.hour)(s * 1000))),
         },
@@ -97,7 +97,8 @@ export function Plot({ title, lines, format, top = roundUp, times, series, longe
   return (
     <figure ref={figure} class="plot card">
       <figcaption>
-        <span class="plot-title">{title}{hovered !== null && <time class="dim small"> {f.clock((times[at] ?? 0) * 1000)}</time>}</span>
+        <span class="plot-title">{title}</span>
+        {hovered !== null && <time class="dim small">{f.clock((times[at] ?? 0) * 1000)}</time>}
         <span class="legend">
           {lines.map((l, i) => <span key={l.field}><i class={`dot line${i}`} aria-hidden="true" />{l.name && <span class="dim">{l.name} </span>}<b>{value(l, at)}</b></span>)}
         </span>
@@ -110,8 +111,11 @@ export function Plot({ title, lines, format, top = roundUp, times, series, longe
 /** labelled is how wide the labels of the axis of figures are; most plots of a page agree. */
 function labelled(u: uPlot, labels: string[] | null): number {
   if (!labels) return 0;
-  u.ctx.font = `${11 * devicePixelRatio}px ${getComputedStyle(u.root).fontFamily}`;
-  return Math.max(46, Math.ceil(Math.max(...labels.map((l) => u.ctx.measureText(l).width)) / devicePixelRatio) + 12);
+  const { font } = u.ctx; // uPlot remembers what it has set
+  u.ctx.font = `${11 * devicePixelRatio}px ${getComputedStyle(u.root.parentElement ?? u.root).fontFamily}`;
+  const widest = Math.max(...labels.map((l) => u.ctx.measureText(l).width)) / devicePixelRatio;
+  u.ctx.font = font;
+  return Math.max(46, Math.ceil(widest) + 12);
 }
 
 /** Spark draws the newest of the values, without an axis. */

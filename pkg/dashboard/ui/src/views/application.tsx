@@ -160,7 +160,7 @@ function Preview({ ask }: { ask: (signal: AbortSignal) => Promise<Plan> }): JSX.
     return () => life.abort();
   }, []);
   return (
-    <div class="preview" role="status">
+    <div class="preview" role="status" tabIndex={0}>
       {plan ? <Impact plan={plan} /> : fault ? <><h3>{t("impact.moved")}</h3><Fault error={fault} /></> : <p class="dim">{t("move.asking")}</p>}
     </div>
   );
