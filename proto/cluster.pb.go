@@ -358,6 +358,7 @@ type ProxyMessage struct {
 	//	*ProxyMessage_Subscribe
 	//	*ProxyMessage_RecentUsers
 	//	*ProxyMessage_Checked
+	//	*ProxyMessage_Shown
 	//	*ProxyMessage_LimitDemand
 	Kind          isProxyMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
@@ -446,6 +447,15 @@ func (x *ProxyMessage) GetChecked() *Checked {
 	return nil
 }
 
+func (x *ProxyMessage) GetShown() *StatusUpdate {
+	if x != nil {
+		if x, ok := x.Kind.(*ProxyMessage_Shown); ok {
+			return x.Shown
+		}
+	}
+	return nil
+}
+
 func (x *ProxyMessage) GetLimitDemand() *LimitDemand {
 	if x != nil {
 		if x, ok := x.Kind.(*ProxyMessage_LimitDemand); ok {
@@ -479,6 +489,14 @@ type ProxyMessage_Checked struct {
 	Checked *Checked `protobuf:"bytes,5,opt,name=checked,proto3,oneof"`
 }
 
+type ProxyMessage_Shown struct {
+	// What the proxy has shown of the cluster: figures below which the
+	// lb-admin's must not fall. Of its header only the epoch counts. Sent
+	// before the first report of a stream, and before the lb-admin is asked for
+	// the document.
+	Shown *StatusUpdate `protobuf:"bytes,6,opt,name=shown,proto3,oneof"`
+}
+
 type ProxyMessage_LimitDemand struct {
 	LimitDemand *LimitDemand `protobuf:"bytes,16,opt,name=limit_demand,json=limitDemand,proto3,oneof"`
 }
@@ -492,6 +510,8 @@ func (*ProxyMessage_Subscribe) isProxyMessage_Kind() {}
 func (*ProxyMessage_RecentUsers) isProxyMessage_Kind() {}
 
 func (*ProxyMessage_Checked) isProxyMessage_Kind() {}
+
+func (*ProxyMessage_Shown) isProxyMessage_Kind() {}
 
 func (*ProxyMessage_LimitDemand) isProxyMessage_Kind() {}
 
@@ -3432,13 +3452,14 @@ const file_cluster_proto_rawDesc = "" +
 	"unix_milli\x18\x03 \x01(\x03R\tunixMilli\x12\x16\n" +
 	"\x06micros\x18\x04 \x01(\x03R\x06micros\x12\x16\n" +
 	"\x06health\x18\x05 \x01(\tR\x06health\x12\x14\n" +
-	"\x05found\x18\x06 \x01(\tR\x05found\"\xfd\x02\n" +
+	"\x05found\x18\x06 \x01(\tR\x05found\"\xb6\x03\n" +
 	"\fProxyMessage\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.difylb.cluster.v1.HelloH\x00R\x05hello\x123\n" +
 	"\x06report\x18\x02 \x01(\v2\x19.difylb.cluster.v1.ReportH\x00R\x06report\x12<\n" +
 	"\tsubscribe\x18\x03 \x01(\v2\x1c.difylb.cluster.v1.SubscribeH\x00R\tsubscribe\x12C\n" +
 	"\frecent_users\x18\x04 \x01(\v2\x1e.difylb.cluster.v1.RecentUsersH\x00R\vrecentUsers\x126\n" +
-	"\achecked\x18\x05 \x01(\v2\x1a.difylb.cluster.v1.CheckedH\x00R\achecked\x12C\n" +
+	"\achecked\x18\x05 \x01(\v2\x1a.difylb.cluster.v1.CheckedH\x00R\achecked\x127\n" +
+	"\x05shown\x18\x06 \x01(\v2\x1f.difylb.cluster.v1.StatusUpdateH\x00R\x05shown\x12C\n" +
 	"\flimit_demand\x18\x10 \x01(\v2\x1e.difylb.cluster.v1.LimitDemandH\x00R\vlimitDemandB\x06\n" +
 	"\x04kind\"\x96\x03\n" +
 	"\fAdminMessage\x12*\n" +
@@ -3754,59 +3775,60 @@ var file_cluster_proto_depIdxs = []int32{
 	10, // 3: difylb.cluster.v1.ProxyMessage.subscribe:type_name -> difylb.cluster.v1.Subscribe
 	24, // 4: difylb.cluster.v1.ProxyMessage.recent_users:type_name -> difylb.cluster.v1.RecentUsers
 	26, // 5: difylb.cluster.v1.ProxyMessage.checked:type_name -> difylb.cluster.v1.Checked
-	39, // 6: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
-	28, // 7: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
-	30, // 8: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
-	29, // 9: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
-	9,  // 10: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
-	25, // 11: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
-	21, // 12: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
-	42, // 13: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
-	12, // 14: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
-	20, // 15: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
-	22, // 16: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
-	13, // 17: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
-	14, // 18: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
-	14, // 19: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
-	17, // 20: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
-	18, // 21: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
-	18, // 22: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
-	19, // 23: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
-	15, // 24: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
-	16, // 25: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
-	23, // 26: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
-	27, // 27: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
-	32, // 28: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
-	33, // 29: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
-	31, // 30: difylb.cluster.v1.StatusUpdate.refusing:type_name -> difylb.cluster.v1.RefusingNode
-	34, // 31: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
-	15, // 32: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
-	15, // 33: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
-	19, // 34: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
-	15, // 35: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
-	36, // 36: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
-	37, // 37: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
-	37, // 38: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
-	14, // 39: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
-	38, // 40: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
-	14, // 41: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
-	40, // 42: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
-	41, // 43: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
-	0,  // 44: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
-	43, // 45: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
-	44, // 46: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
-	0,  // 47: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
-	6,  // 48: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
-	3,  // 49: difylb.cluster.v1.Cluster.Probes:input_type -> difylb.cluster.v1.ProbesQuery
-	1,  // 50: difylb.cluster.v1.Cluster.Announce:input_type -> difylb.cluster.v1.Announcement
-	7,  // 51: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
-	4,  // 52: difylb.cluster.v1.Cluster.Probes:output_type -> difylb.cluster.v1.ProbesPart
-	2,  // 53: difylb.cluster.v1.Cluster.Announce:output_type -> difylb.cluster.v1.Heard
-	51, // [51:54] is the sub-list for method output_type
-	48, // [48:51] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	30, // 6: difylb.cluster.v1.ProxyMessage.shown:type_name -> difylb.cluster.v1.StatusUpdate
+	39, // 7: difylb.cluster.v1.ProxyMessage.limit_demand:type_name -> difylb.cluster.v1.LimitDemand
+	28, // 8: difylb.cluster.v1.AdminMessage.ack:type_name -> difylb.cluster.v1.Ack
+	30, // 9: difylb.cluster.v1.AdminMessage.status:type_name -> difylb.cluster.v1.StatusUpdate
+	29, // 10: difylb.cluster.v1.AdminMessage.resync:type_name -> difylb.cluster.v1.Resync
+	9,  // 11: difylb.cluster.v1.AdminMessage.welcome:type_name -> difylb.cluster.v1.Welcome
+	25, // 12: difylb.cluster.v1.AdminMessage.check:type_name -> difylb.cluster.v1.Check
+	21, // 13: difylb.cluster.v1.AdminMessage.accept:type_name -> difylb.cluster.v1.Accept
+	42, // 14: difylb.cluster.v1.AdminMessage.limit_shares:type_name -> difylb.cluster.v1.LimitShares
+	12, // 15: difylb.cluster.v1.Report.series:type_name -> difylb.cluster.v1.Series
+	20, // 16: difylb.cluster.v1.Report.receipt:type_name -> difylb.cluster.v1.Receipt
+	22, // 17: difylb.cluster.v1.Report.ejections:type_name -> difylb.cluster.v1.Ejections
+	13, // 18: difylb.cluster.v1.Report.labels:type_name -> difylb.cluster.v1.LabelSeries
+	14, // 19: difylb.cluster.v1.Series.totals:type_name -> difylb.cluster.v1.Totals
+	14, // 20: difylb.cluster.v1.LabelSeries.totals:type_name -> difylb.cluster.v1.Totals
+	17, // 21: difylb.cluster.v1.Totals.reasons:type_name -> difylb.cluster.v1.ReasonCount
+	18, // 22: difylb.cluster.v1.Totals.latency:type_name -> difylb.cluster.v1.Histogram
+	18, // 23: difylb.cluster.v1.Totals.first_byte:type_name -> difylb.cluster.v1.Histogram
+	19, // 24: difylb.cluster.v1.Totals.last_error:type_name -> difylb.cluster.v1.LastError
+	15, // 25: difylb.cluster.v1.Totals.usage:type_name -> difylb.cluster.v1.Usage
+	16, // 26: difylb.cluster.v1.Usage.costs:type_name -> difylb.cluster.v1.Cost
+	23, // 27: difylb.cluster.v1.Ejections.ejections:type_name -> difylb.cluster.v1.Ejection
+	27, // 28: difylb.cluster.v1.Checked.instances:type_name -> difylb.cluster.v1.Reach
+	32, // 29: difylb.cluster.v1.StatusUpdate.applications:type_name -> difylb.cluster.v1.ApplicationStatus
+	33, // 30: difylb.cluster.v1.StatusUpdate.labels:type_name -> difylb.cluster.v1.LabelStatus
+	31, // 31: difylb.cluster.v1.StatusUpdate.refusing:type_name -> difylb.cluster.v1.RefusingNode
+	34, // 32: difylb.cluster.v1.ApplicationStatus.instances:type_name -> difylb.cluster.v1.InstanceStatus
+	15, // 33: difylb.cluster.v1.ApplicationStatus.usage:type_name -> difylb.cluster.v1.Usage
+	15, // 34: difylb.cluster.v1.LabelStatus.usage:type_name -> difylb.cluster.v1.Usage
+	19, // 35: difylb.cluster.v1.InstanceStatus.last_error:type_name -> difylb.cluster.v1.LastError
+	15, // 36: difylb.cluster.v1.InstanceStatus.usage:type_name -> difylb.cluster.v1.Usage
+	36, // 37: difylb.cluster.v1.CounterChunk.boots:type_name -> difylb.cluster.v1.StoredBoot
+	37, // 38: difylb.cluster.v1.CounterChunk.series:type_name -> difylb.cluster.v1.StoredSeries
+	37, // 39: difylb.cluster.v1.CounterChunk.labels:type_name -> difylb.cluster.v1.StoredSeries
+	14, // 40: difylb.cluster.v1.StoredSeries.base:type_name -> difylb.cluster.v1.Totals
+	38, // 41: difylb.cluster.v1.StoredSeries.boots:type_name -> difylb.cluster.v1.StoredTotals
+	14, // 42: difylb.cluster.v1.StoredTotals.totals:type_name -> difylb.cluster.v1.Totals
+	40, // 43: difylb.cluster.v1.LimitDemand.rates:type_name -> difylb.cluster.v1.RateDemand
+	41, // 44: difylb.cluster.v1.LimitDemand.slots:type_name -> difylb.cluster.v1.SlotDemand
+	0,  // 45: difylb.cluster.v1.RateDemand.kind:type_name -> difylb.cluster.v1.LimitKind
+	43, // 46: difylb.cluster.v1.LimitShares.rates:type_name -> difylb.cluster.v1.RateShare
+	44, // 47: difylb.cluster.v1.LimitShares.slots:type_name -> difylb.cluster.v1.SlotShare
+	0,  // 48: difylb.cluster.v1.RateShare.kind:type_name -> difylb.cluster.v1.LimitKind
+	6,  // 49: difylb.cluster.v1.Cluster.Link:input_type -> difylb.cluster.v1.ProxyMessage
+	3,  // 50: difylb.cluster.v1.Cluster.Probes:input_type -> difylb.cluster.v1.ProbesQuery
+	1,  // 51: difylb.cluster.v1.Cluster.Announce:input_type -> difylb.cluster.v1.Announcement
+	7,  // 52: difylb.cluster.v1.Cluster.Link:output_type -> difylb.cluster.v1.AdminMessage
+	4,  // 53: difylb.cluster.v1.Cluster.Probes:output_type -> difylb.cluster.v1.ProbesPart
+	2,  // 54: difylb.cluster.v1.Cluster.Announce:output_type -> difylb.cluster.v1.Heard
+	52, // [52:55] is the sub-list for method output_type
+	49, // [49:52] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }
@@ -3820,6 +3842,7 @@ func file_cluster_proto_init() {
 		(*ProxyMessage_Subscribe)(nil),
 		(*ProxyMessage_RecentUsers)(nil),
 		(*ProxyMessage_Checked)(nil),
+		(*ProxyMessage_Shown)(nil),
 		(*ProxyMessage_LimitDemand)(nil),
 	}
 	file_cluster_proto_msgTypes[6].OneofWrappers = []any{

@@ -86,6 +86,7 @@ type Link struct {
 	leases     Leases
 	docAt      time.Time       // when the primary last said anything, its whole document having come
 	times      times           // immutable after NewLink
+	began      time.Time       // immutable; reports to all lb-admins go out at the same times from then
 	peersDue   chan struct{}   // size 1: the set of lb-admins may have changed
 	leasesDue  chan struct{}   // size 1: leases has changed
 	accepted   chan Acceptance // size 1
@@ -113,6 +114,7 @@ func NewLink(opts LinkOptions) *Link {
 		doc:      document{apps: make(map[string]*shownApp)},
 		peersDue: make(chan struct{}, 1), leasesDue: make(chan struct{}, 1), accepted: make(chan Acceptance, 1),
 		times: times{report: reportEvery, stalled: stalledAfter, change: switchAfter, fresh: freshFor, samples: samplesEvery},
+		began: time.Now(),
 	}
 	l.made = l.now()
 	if started := opts.Node.Started; !started.IsZero() {
@@ -382,7 +384,7 @@ func (p *peer) take(m *pb.AdminMessage) {
 		p.log.Info().Msg("linked with lb-admin")
 	}
 	p.heard = now
-	if l.primary == nil || l.primary != p && !l.primary.heardWithin(now, l.times.change) {
+	if l.primary == nil || l.primary != p && (!l.primary.heardWithin(now, l.times.change) || l.olderLocked(p, l.primary)) {
 		l.setPrimary(p)
 	}
 	switch k := m.GetKind().(type) {
@@ -431,11 +433,14 @@ func (p *peer) disconnect() {
 	p.connected, p.heard, p.acked, p.resync, p.checked = false, time.Time{}, 0, false, nil
 	if l.primary == p {
 		l.setPrimary(nil)
+		var next *peer
 		for _, other := range l.peers {
-			if other.heardWithin(l.now(), l.times.change) {
-				l.setPrimary(other)
-				break
+			if other.heardWithin(l.now(), l.times.change) && (next == nil || l.olderLocked(other, next)) {
+				next = other
 			}
+		}
+		if next != nil {
+			l.setPrimary(next)
 		}
 	}
 }
@@ -470,8 +475,12 @@ type reported struct {
 
 // send reports until the stream ends.
 func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.ProxyMessage, pb.AdminMessage], failed <-chan error) error {
-	tick := time.NewTicker(p.link.times.report)
+	// All lb-admins are told at the same times: when this proxy dies they know
+	// the same of it.
+	every := p.link.times.report
+	tick := time.NewTicker(every - time.Since(p.link.began)%every)
 	defer tick.Stop()
+	aligned := false
 	var sent reported
 	var samples sentSamples
 	for {
@@ -488,6 +497,10 @@ func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Prox
 		}
 		select {
 		case <-tick.C:
+			if !aligned {
+				tick.Reset(every)
+				aligned = true
+			}
 		case <-p.due:
 			// What comes in a burst goes out together.
 			if !sleep(ctx, promptAfter) {
@@ -506,6 +519,13 @@ func (p *peer) send(ctx context.Context, stream grpc.BidiStreamingClient[pb.Prox
 func (p *peer) messages(sent *reported) iter.Seq[*pb.ProxyMessage] {
 	return func(yield func(*pb.ProxyMessage) bool) {
 		subscribe, r := p.begin(sent)
+		if !sent.started || subscribe.GetStatus() {
+			for _, m := range p.link.shown() {
+				if !yield(m) {
+					return
+				}
+			}
+		}
 		if subscribe != nil && !yield(&pb.ProxyMessage{Kind: &pb.ProxyMessage_Subscribe{Subscribe: subscribe}}) {
 			return
 		}

@@ -168,6 +168,8 @@ func (s *session) receive(m *pb.ProxyMessage) {
 		}
 	case *pb.ProxyMessage_Checked:
 		s.hub.checks.answered(s, k.Checked, s.hub.now())
+	case *pb.ProxyMessage_Shown:
+		s.hub.takeShown(k.Shown)
 	case *pb.ProxyMessage_Subscribe:
 		s.set(func() { s.wants, s.wanted = k.Subscribe.GetStatus(), k.Subscribe.GetId() })
 	case *pb.ProxyMessage_LimitDemand:
