@@ -244,6 +244,8 @@ const inspection = `(() => {
     faults.push("it is " + root.scrollWidth + " px wide in a window of " + innerWidth);
     for (const e of document.querySelectorAll("body *")) if (e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, nav, pre")) say("too wide", e);
   }
+  const here = document.querySelector("nav [aria-current]").getBoundingClientRect();
+  if (here.left < 0 || here.right > innerWidth) faults.push("the name of the section is out of sight");
   if (document.querySelectorAll("h1").length !== 1) faults.push("it has not one heading of the first rank");
   if (document.querySelector("main .fault[role=alert]")) say("a fault is shown", document.querySelector("main .fault[role=alert]"));
   for (const e of document.querySelectorAll("table")) {

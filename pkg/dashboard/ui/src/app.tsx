@@ -47,6 +47,7 @@ export function App(): JSX.Element {
   const route = useRoute();
   const [, draw] = useState(0);
   const main = useRef<HTMLElement>(null);
+  const nav = useRef<HTMLElement>(null);
   const view = Object.hasOwn(views, route.view) ? route.view : "";
   const View = views[view] ?? Overview;
   const param = route.params[0] ?? "";
@@ -62,6 +63,8 @@ export function App(): JSX.Element {
     scrollTo(0, 0);
     main.current?.focus({ preventScroll: true });
   }, [route.key]);
+  // Where it is narrow, the sections are a strip to be pushed.
+  useEffect(() => nav.current?.querySelector("[aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" }), [here, inside]);
   useEffect(() => {
     if (!inside) dismiss();
   }, [inside]);
@@ -75,7 +78,7 @@ export function App(): JSX.Element {
       <header>
         <a class="brand" href="#/"><img src="assets/icon.svg" alt="" width="24" height="24" />difylb</a>
         {inside && (
-          <nav aria-label={t("nav.label")}>
+          <nav ref={nav} aria-label={t("nav.label")}>
             {sections.map((s) => <a key={s.view} href={`#/${s.view}`} aria-current={s === here ? "page" : undefined}><Icon name={s.icon} /><span>{t(s.name)}</span></a>)}
           </nav>
         )}
