@@ -62,7 +62,8 @@ bench: build ## the speed table of bench/, against nginx and HAProxy where they 
 gobench: ## the Go benchmarks of the packages
 	$(GO) test -run '^$$' -bench . -benchmem ./pkg/...
 
-generate: ## docs/reference, and the Go code of proto/ (needs protoc)
+generate: ## what the API says of its fields, docs/reference, and the Go code of proto/ (needs protoc)
+	$(GO) test -count=1 ./pkg/admin -run '^TestMeanings_' -update
 	$(GO) test -count=1 ./test/docs -run '^TestReferences_' -update
 	sh proto/generate.sh
 

@@ -21,8 +21,8 @@ type acceptor interface {
 // put in force, as GET /nodes shows it. Both fields empty: whatever it is at
 // the moment. A store in which nothing was ever declared has revision 0.
 type AcceptRequest struct {
-	Revision int64  `json:"refused_revision,omitempty"`
-	Epoch    string `json:"refused_epoch,omitempty"`
+	Revision int64  `json:"refused_revision,omitempty"` // as `refused_revision` of the node tells it; left out: whatever is held back
+	Epoch    string `json:"refused_epoch,omitempty"`    // as `refused_epoch` of the node tells it; goes with the revision
 }
 
 // acceptTime bounds how long a proxy may take to put in force what it is told to.

@@ -13,18 +13,18 @@ type NodeCheck = cluster.NodeCheck
 
 // Check answers POST /check: what this lb-admin and every proxy see right now.
 type Check struct {
-	Node    string      `json:"node"` // the lb-admin that was asked
-	Time    time.Time   `json:"time"` // by its clock, to the millisecond
-	Store   StoreCheck  `json:"store"`
-	Proxies []NodeCheck `json:"proxies"`
+	Node    string      `json:"node"`    // the lb-admin that was asked
+	Time    time.Time   `json:"time"`    // by its clock, to the millisecond
+	Store   StoreCheck  `json:"store"`   // what this lb-admin sees of etcd
+	Proxies []NodeCheck `json:"proxies"` // what each registered lb-proxy sees
 }
 
 // StoreCheck is what an lb-admin sees of etcd.
 type StoreCheck struct {
-	OK     bool     `json:"ok"`
-	Error  string   `json:"error,omitempty"`
-	MS     float64  `json:"ms"`     // of a linearizable read
-	Alarms []string `json:"alarms"` // of etcd's members, in words
+	OK     bool     `json:"ok"`              // it answers
+	Error  string   `json:"error,omitempty"` // why it does not answer
+	MS     float64  `json:"ms"`              // of a linearizable read
+	Alarms []string `json:"alarms"`          // of etcd's members, in words
 	// StaleSeconds is for how long the configuration may have been out of date.
 	StaleSeconds float64 `json:"stale_seconds"`
 }

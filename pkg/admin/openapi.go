@@ -352,6 +352,9 @@ func (d *describer) fields(t reflect.Type, props map[string]any) (required []str
 		if f.Type.Kind() == reflect.Pointer && !strings.Contains(opts, "omitempty") {
 			s = schema{"anyOf": []any{s, schema{"type": "null"}}}
 		}
+		if about := meanings[meaningOf(t, name)]; about != "" {
+			s["description"] = about
+		}
 		props[name] = s
 		required = without(required, name)
 		if !strings.Contains(opts, "omitempty") {

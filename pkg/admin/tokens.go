@@ -14,9 +14,9 @@ const userPrefix = "ut-"
 
 // tokenBody is the body of POST …/tokens.
 type tokenBody struct {
-	Token    string `json:"token,omitempty"` // empty: one is made
-	Label    string `json:"label,omitempty"`
-	Disabled bool   `json:"disabled,omitempty"`
+	Token    string `json:"token,omitempty"`    // empty: one is made
+	Label    string `json:"label,omitempty"`    // the operator's name for it; it stands in the access log and in usage
+	Disabled bool   `json:"disabled,omitempty"` // answer 401 to it, as if it did not exist
 }
 
 func (s *Server) listTokens(w http.ResponseWriter, r *http.Request, q *query) error {

@@ -12,8 +12,8 @@ import (
 // WhoAmI answers GET /whoami.
 type WhoAmI struct {
 	Name string     `json:"name"` // of the access token
-	ID   string     `json:"id"`
-	Role AccessRole `json:"role"`
+	ID   string     `json:"id"`   // of the token that was shown
+	Role AccessRole `json:"role"` // what its holder may do
 	From string     `json:"from"` // the address that the history would name
 	Node string     `json:"node"` // the lb-admin that answers
 }

@@ -15,8 +15,8 @@ import (
 // and PUT back: ids and missing instance tokens then mean those that are stored.
 type Application struct {
 	lb.Application
-	UserTokens []UserToken `json:"user_tokens"`
-	Instances  []Instance  `json:"instances"`
+	UserTokens []UserToken `json:"user_tokens"` // in their declared order
+	Instances  []Instance  `json:"instances"`   // in their declared order
 	// Revision of the last change to the application, its tokens or its
 	// instances; the ETag is made of it.
 	Revision int64 `json:"revision"`
@@ -30,7 +30,7 @@ type Instance struct {
 	// RingShare and what follows is as of now and no part of what the ETag is
 	// of: GET of lists and of one instance tells it, answers to writes do not.
 	RingShare *float64       `json:"ring_share,omitempty"` // of the users, 0 to 1, by the ring alone; its state does not count
-	Probe     *InstanceProbe `json:"probe,omitempty"`
+	Probe     *InstanceProbe `json:"probe,omitempty"`      // what probes found
 	// LastProbe is the newest probe of it; nil: none is known.
 	LastProbe *LastProbe `json:"last_probe,omitempty"`
 	// EjectedBy are the ids of the proxies that eject it now, sorted; empty: none does.
@@ -44,7 +44,7 @@ type LastProbe = cluster.LastProbe
 
 // InstanceProbe is what active probes last found out about an instance.
 type InstanceProbe struct {
-	Health lb.Health `json:"health"`
+	Health lb.Health `json:"health"` // unknown while nothing was found
 	// Since is when that was first found; nil while nothing was.
 	Since  *time.Time `json:"since,omitempty"`
 	Reason string     `json:"reason,omitempty"` // why it is not well
@@ -72,11 +72,11 @@ func (in Instance) MarshalJSON() ([]byte, error) {
 
 // UserToken is a user token as the API answers it.
 type UserToken struct {
-	ID       string     `json:"id"`
-	Hint     string     `json:"token_hint,omitempty"`
-	Label    string     `json:"label,omitempty"`
-	Disabled bool       `json:"disabled,omitempty"`
-	Created  *time.Time `json:"created,omitempty"`
+	ID       string     `json:"id"`                   // by which it is removed: the beginning of its hash
+	Hint     string     `json:"token_hint,omitempty"` // its last four characters
+	Label    string     `json:"label,omitempty"`      // the operator's name for it; it stands in the access log and in usage
+	Disabled bool       `json:"disabled,omitempty"`   // answered with 401, as if it did not exist
+	Created  *time.Time `json:"created,omitempty"`    // when it was added
 	// Token is the token itself: in the answer that made it, and never again.
 	Token string `json:"token,omitempty"`
 }
@@ -109,11 +109,11 @@ const (
 
 // AccessToken is a token for this API as the API answers it.
 type AccessToken struct {
-	ID      string     `json:"id"`
-	Name    string     `json:"name"`
-	Role    AccessRole `json:"role"`
-	Hint    string     `json:"token_hint,omitempty"`
-	Created *time.Time `json:"created,omitempty"`
+	ID      string     `json:"id"`                   // by which it is revoked: the beginning of its hash
+	Name    string     `json:"name"`                 // by which the history and the log name who used it
+	Role    AccessRole `json:"role"`                 // what its holder may do
+	Hint    string     `json:"token_hint,omitempty"` // its last four characters
+	Created *time.Time `json:"created,omitempty"`    // when it was made
 	// LastUsed is when it was last shown to the lb-admin that answers; nil when
 	// not since that was started.
 	LastUsed *time.Time `json:"last_used,omitempty"`
@@ -124,15 +124,15 @@ type AccessToken struct {
 // AccessRequest asks for an access token; the server makes it.
 type AccessRequest struct {
 	Name string     `json:"name"` // shown in the history; unique
-	Role AccessRole `json:"role"`
+	Role AccessRole `json:"role"` // what its holder may do
 }
 
 // InstanceState answers drain, activate and disable.
 type InstanceState struct {
-	App      string   `json:"app"`
-	Instance string   `json:"instance"`
-	State    lb.State `json:"state"`
-	Revision int64    `json:"revision"`
+	App      string   `json:"app"`      // name of the application
+	Instance string   `json:"instance"` // name of the instance
+	State    lb.State `json:"state"`    // that it has now
+	Revision int64    `json:"revision"` // of the last change to the instance; the ETag is made of it
 	// Open counts the requests and streams that the instance still serves,
 	// over all reporting proxies.
 	Open int64 `json:"open"`
@@ -158,8 +158,8 @@ type ApplyResult struct {
 	// Revision at which the result is stored: the new one, or where nothing
 	// changed (and in a dry run) the one that is in force already.
 	Revision  int64 `json:"revision"`
-	DryRun    bool  `json:"dry_run"`
-	Unchanged bool  `json:"unchanged"`
+	DryRun    bool  `json:"dry_run"`   // nothing was changed: this is what would be
+	Unchanged bool  `json:"unchanged"` // the configuration holds all of it already
 	// Created, Changed and Deleted name applications, sorted. A change to an
 	// instance or a token is a change to its application.
 	Created []string `json:"created"`
@@ -198,8 +198,8 @@ type Flow = route.Flow
 
 // RecentUsers counts the users that proxies saw within the last 24 to 25 hours.
 type RecentUsers struct {
-	Seen   int64 `json:"seen"`
-	Moving int64 `json:"moving"`
+	Seen   int64 `json:"seen"`   // how many there are
+	Moving int64 `json:"moving"` // of those, whom the change moves
 	// Exact: counted. Otherwise estimated from a sample of 512 users, with a
 	// standard deviation of 5 % for Seen.
 	Exact bool `json:"exact"`
@@ -207,11 +207,11 @@ type RecentUsers struct {
 
 // Touched is an instance that a change takes from its users.
 type Touched struct {
-	App      string `json:"app"`
-	Instance string `json:"instance"`
-	How      string `json:"how"`     // draining, disabled, Removed or Readdressed
-	Open     int64  `json:"open"`    // requests and streams
-	Streams  int64  `json:"streams"` // event streams among them
+	App      string `json:"app"`      // name of the application
+	Instance string `json:"instance"` // name of the instance
+	How      string `json:"how"`      // draining, disabled, Removed or Readdressed
+	Open     int64  `json:"open"`     // requests and streams
+	Streams  int64  `json:"streams"`  // event streams among them
 }
 
 // What becomes of a Touched instance beside its states.
@@ -239,12 +239,12 @@ type StatusInstance = cluster.InstanceStatus
 
 // HistoryEntry is one change of the configuration.
 type HistoryEntry struct {
-	Revision int64     `json:"revision"`
-	Time     time.Time `json:"time"`
-	Who      string    `json:"who"`  // name of the access token
-	From     string    `json:"from"` // remote address
-	Action   string    `json:"action"`
-	Note     string    `json:"note,omitempty"`
+	Revision int64     `json:"revision"`       // at which it took effect; what a rollback names
+	Time     time.Time `json:"time"`           // when, by the clock of the lb-admin that was asked
+	Who      string    `json:"who"`            // name of the access token
+	From     string    `json:"from"`           // remote address
+	Action   string    `json:"action"`         // what was called, such as apply or instance.drain
+	Note     string    `json:"note,omitempty"` // what it was called with: the object, or the revision of a rollback
 	// Count is the number of objects changed. Changes lists them; of a large
 	// change only a single entry does.
 	Count   int      `json:"count"`
@@ -253,9 +253,9 @@ type HistoryEntry struct {
 
 // Health answers /health and /readyz.
 type Health struct {
-	Status    string    `json:"status"` // ok, or why not
-	Timestamp time.Time `json:"timestamp"`
-	Version   string    `json:"version,omitempty"`
+	Status    string    `json:"status"`            // ok, or why not
+	Timestamp time.Time `json:"timestamp"`         // when it was answered, UTC
+	Version   string    `json:"version,omitempty"` // of the lb-admin that answers
 	// Checks names what readiness depends on: ok or the reason.
 	Checks map[string]string `json:"checks,omitempty"`
 }
@@ -306,7 +306,7 @@ type NodeEvent struct {
 
 // List is one page of a listing.
 type List[T any] struct {
-	Items []T `json:"items"`
+	Items []T `json:"items"` // those of this page
 	// Continue, where it is not empty, asks for the next page (?continue=).
 	Continue string `json:"continue,omitempty"`
 }
@@ -316,10 +316,10 @@ func ETag(revision int64) string { return `"` + strconv.FormatInt(revision, 10) 
 
 // Problem is an RFC 9457 problem document.
 type Problem struct {
-	Type     string    `json:"type"`
-	Title    string    `json:"title"`
-	Status   int       `json:"status"`
-	Detail   string    `json:"detail,omitempty"`
+	Type     string    `json:"type"`               // a URN that names the kind: urn:difylb:problem:…
+	Title    string    `json:"title"`              // of the HTTP status, in words
+	Status   int       `json:"status"`             // the HTTP status
+	Detail   string    `json:"detail,omitempty"`   // what is wrong here, for people
 	Instance string    `json:"instance,omitempty"` // the path that was asked for
 	Faults   lb.Faults `json:"faults,omitempty"`   // every fault of a declaration
 }

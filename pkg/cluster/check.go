@@ -13,16 +13,16 @@ import (
 
 // Reach is whether a connection to an instance could be made.
 type Reach struct {
-	App      string  `json:"app"`
-	Instance string  `json:"instance"`
+	App      string  `json:"app"`             // name of the application
+	Instance string  `json:"instance"`        // name of the instance
 	Address  string  `json:"address"`         // host:port that was dialled
 	Error    string  `json:"error,omitempty"` // empty: connected
-	MS       float64 `json:"ms"`
+	MS       float64 `json:"ms"`              // how long it took, in milliseconds
 }
 
 // NodeCheck is what a proxy answered to a Check.
 type NodeCheck struct {
-	Node string `json:"node"`
+	Node string `json:"node"` // id of the lb-proxy
 	// Answered is false for a proxy that is not linked with this lb-admin, is of
 	// a version that knows no checks, or took too long.
 	Answered bool `json:"answered"`
@@ -30,7 +30,7 @@ type NodeCheck struct {
 	// far as can be told: to within RoundTripMS.
 	SkewMS      float64 `json:"clock_skew_ms"`
 	RoundTripMS float64 `json:"round_trip_ms"`
-	Instances   []Reach `json:"instances"`
+	Instances   []Reach `json:"instances"` // whether it could connect to each that is not disabled
 }
 
 const (

@@ -43,13 +43,13 @@ const behindAfter = time.Second
 
 // NodeStatus is one node as GET /nodes shows it.
 type NodeStatus struct {
-	ID      string    `json:"id"`
-	Role    lb.Role   `json:"role"`
-	Version string    `json:"version"`
-	Address string    `json:"address"`
-	GRPC    string    `json:"grpc,omitempty"`
-	BootID  string    `json:"boot_id"`
-	Started time.Time `json:"started"`
+	ID      string    `json:"id"`             // its --node-id
+	Role    lb.Role   `json:"role"`           // which of the two it is
+	Version string    `json:"version"`        // of its program
+	Address string    `json:"address"`        // where it listens: an lb-admin for REST, an lb-proxy for clients
+	GRPC    string    `json:"grpc,omitempty"` // where proxies link with an lb-admin
+	BootID  string    `json:"boot_id"`        // of this life of the process
+	Started time.Time `json:"started"`        // when, by its own clock
 	// UptimeSeconds is told by the node itself while it reports, otherwise
 	// reckoned from Started.
 	UptimeSeconds int64 `json:"uptime_seconds"`
@@ -62,11 +62,11 @@ type NodeStatus struct {
 	// LagSeconds is how long the newest configuration has been known here and
 	// not in force there.
 	LagSeconds float64    `json:"lag_seconds"`
-	AppliedAt  *time.Time `json:"applied_at,omitempty"`
-	ApplyMS    float64    `json:"apply_ms,omitempty"`
+	AppliedAt  *time.Time `json:"applied_at,omitempty"` // when that came in force, by the clock of the proxy; nil: not known
+	ApplyMS    float64    `json:"apply_ms,omitempty"`   // how long it took to put it in force, in milliseconds; 0: not known
 	// Refused says why a newer configuration is not in force.
 	Refused         string `json:"refused,omitempty"`
-	RefusedRevision int64  `json:"refused_revision,omitempty"`
+	RefusedRevision int64  `json:"refused_revision,omitempty"` // which that is
 	// HeldBack: that waits for POST /nodes/{node}/accept, which names
 	// RefusedRevision and RefusedEpoch.
 	HeldBack     bool   `json:"held_back,omitempty"`
@@ -80,11 +80,11 @@ type NodeStatus struct {
 // Refusing is a proxy that keeps an older configuration in force than the
 // newest that it knows.
 type Refusing struct {
-	Node            string `json:"node"`
+	Node            string `json:"node"`             // id of the lb-proxy
 	Revision        int64  `json:"revision"`         // in force
 	RefusedRevision int64  `json:"refused_revision"` // not in force
 	HeldBack        bool   `json:"held_back"`        // an operator may accept it
-	Reason          string `json:"reason"`
+	Reason          string `json:"reason"`           // why not
 }
 
 // Lagging is a proxy that does not have a configuration in force.

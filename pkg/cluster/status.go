@@ -27,17 +27,17 @@ const (
 // Status is the state of the whole cluster as GET /status shows it. What it
 // points to is immutable and may be shared with other documents.
 type Status struct {
-	Status    string    `json:"status"` // "running"
-	Timestamp time.Time `json:"timestamp"`
+	Status    string    `json:"status"`    // "running"
+	Timestamp time.Time `json:"timestamp"` // when the document was made, whole seconds, UTC
 	// Revision is that of the configuration which the document describes.
 	Revision int64 `json:"revision"`
 	// Complete is false while some proxy's figures, or those of earlier boots, are missing.
 	Complete bool       `json:"complete"`
-	Nodes    NodeCounts `json:"nodes"`
+	Nodes    NodeCounts `json:"nodes"` // how many there are
 	// Refusing names the proxies that keep an older configuration in force, by
 	// node; left out when there is none.
 	Refusing     []Refusing                    `json:"refusing,omitempty"`
-	Applications map[string]*ApplicationStatus `json:"applications"`
+	Applications map[string]*ApplicationStatus `json:"applications"` // by name
 }
 
 // NodeCounts are the live nodes.
@@ -49,10 +49,10 @@ type NodeCounts struct {
 
 // ApplicationStatus is one application of the configuration, with or without traffic.
 type ApplicationStatus struct {
-	TotalRequests uint64                     `json:"total_requests"`
-	Errors        uint64                     `json:"errors"` // ended for a Reason that IsError
-	Active        int64                      `json:"active"`
-	Instances     map[string]*InstanceStatus `json:"instances"`
+	TotalRequests uint64                     `json:"total_requests"` // requests of clients that were begun, ever
+	Errors        uint64                     `json:"errors"`         // ended for a Reason that IsError
+	Active        int64                      `json:"active"`         // requests open now, at the proxies that report
+	Instances     map[string]*InstanceStatus `json:"instances"`      // by name
 	// LatencyRecent and FirstByteRecent cover the attempts on all instances
 	// that ended within the last 60 s; 0 means none.
 	LatencyRecent   LatencyQuantiles   `json:"latency_recent"`
@@ -68,15 +68,15 @@ type InstanceStatus struct {
 	Requests uint64   `json:"requests"` // attempts that it was given
 	Errors   uint64   `json:"errors"`   // those that failed by its doing
 	Retries  uint64   `json:"retries"`  // those that came after another instance had failed
-	Active   int64    `json:"active"`
-	Streams  int64    `json:"streams"`
-	Status   string   `json:"status"`
-	State    lb.State `json:"state"`
+	Active   int64    `json:"active"`   // attempts open now, at the proxies that report
+	Streams  int64    `json:"streams"`  // event streams among them
+	Status   string   `json:"status"`   // the one word: disabled, draining, ejected, token_rejected, unhealthy, healthy or unknown
+	State    lb.State `json:"state"`    // what the operator wants
 	// Latency and FirstByte cover all attempts ever counted; 0 means none.
 	Latency   LatencyQuantiles   `json:"latency_ms"`
 	FirstByte FirstByteQuantiles `json:"first_byte_ms"`
-	BytesIn   uint64             `json:"bytes_in"`
-	BytesOut  uint64             `json:"bytes_out"`
+	BytesIn   uint64             `json:"bytes_in"`   // of bodies, from clients
+	BytesOut  uint64             `json:"bytes_out"`  // of bodies, to clients
 	LastError *LastError         `json:"last_error"` // nil: none yet
 	// Since is when Status became what it is, as far as is known; whole seconds, UTC.
 	Since time.Time `json:"since"`
@@ -97,21 +97,21 @@ type InstanceStatus struct {
 
 // LatencyQuantiles are milliseconds.
 type LatencyQuantiles struct {
-	P50 float64 `json:"p50"`
-	P90 float64 `json:"p90"`
-	P99 float64 `json:"p99"`
+	P50 float64 `json:"p50"` // half took no longer; 0: none
+	P90 float64 `json:"p90"` // 9 of 10 took no longer; 0: none
+	P99 float64 `json:"p99"` // 99 of 100 took no longer; 0: none
 }
 
 // FirstByteQuantiles are milliseconds.
 type FirstByteQuantiles struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
+	P50 float64 `json:"p50"` // half took no longer; 0: none
+	P99 float64 `json:"p99"` // 99 of 100 took no longer; 0: none
 }
 
 // LastError is the newest failed attempt on an instance.
 type LastError struct {
 	Reason string    `json:"reason"` // label of a lb.Reason
-	Time   time.Time `json:"time"`
+	Time   time.Time `json:"time"`   // when it ended, whole seconds, UTC
 }
 
 // fill sets what comes from counters and gauges.

@@ -11,10 +11,10 @@ import (
 
 // UsageStatus is what answers have cost. It is immutable.
 type UsageStatus struct {
-	PromptTokens     uint64 `json:"prompt_tokens"`
-	CompletionTokens uint64 `json:"completion_tokens"`
-	TotalTokens      uint64 `json:"total_tokens"`
-	Answers          uint64 `json:"answers"` // answers that told their usage
+	PromptTokens     uint64 `json:"prompt_tokens"`     // of questions, as the instances said it
+	CompletionTokens uint64 `json:"completion_tokens"` // of answers, as the instances said it
+	TotalTokens      uint64 `json:"total_tokens"`      // of both, as the instances said it; of workflows all that they say
+	Answers          uint64 `json:"answers"`           // answers that told their usage
 	// Cost is by currency, as a decimal number without exponent: exact, which
 	// a JSON number need not be for its reader.
 	Cost map[string]string `json:"cost"`
@@ -25,7 +25,7 @@ type UsageStatus struct {
 
 // LabelStatus is the user tokens of one label. It is immutable.
 type LabelStatus struct {
-	Requests uint64       `json:"requests"`
+	Requests uint64       `json:"requests"`        // begun, ever
 	Usage    *UsageStatus `json:"usage,omitempty"` // nil: none
 }
 

@@ -57,18 +57,18 @@ type Application struct {
 	// UserTokens are the tokens by which clients reach it. Without one nobody can.
 	UserTokens []UserToken `json:"user_tokens"`
 
-	ConsistentHash ConsistentHash `json:"consistent_hash"`
+	ConsistentHash ConsistentHash `json:"consistent_hash"` // where users stand on the ring
 	// MissingUser says what happens to a request without a user id: auto sends
 	// calls that need none to any available instance and refuses the rest,
 	// reject refuses all, spread sends all to any available instance.
 	MissingUser MissingUser `json:"missing_user"`
-	Timeouts    Timeouts    `json:"timeouts"`
-	Retry       Retry       `json:"retry"`
+	Timeouts    Timeouts    `json:"timeouts"` // how long is waited for an instance
+	Retry       Retry       `json:"retry"`    // when another instance is tried
 	// MaxBody bounds a request body; a larger one gets 413. 0 means the proxy's --max-body.
 	MaxBody   Size        `json:"max_body"`
-	RateLimit RateLimit   `json:"rate_limit"`
-	Check     HealthCheck `json:"health_check"`
-	Queue     Queue       `json:"queue"`
+	RateLimit RateLimit   `json:"rate_limit"`   // how many requests per second are let in
+	Check     HealthCheck `json:"health_check"` // how instances are probed
+	Queue     Queue       `json:"queue"`        // where a request waits for an instance that is full
 	// PreserveHost sends the client's Host to the instances instead of the
 	// instance's own. An instance may say otherwise.
 	PreserveHost bool `json:"preserve_host"`
@@ -119,8 +119,8 @@ type Rate struct {
 
 // RateLimit bounds an application's requests; nil means no limit.
 type RateLimit struct {
-	PerApp  *Rate `json:"per_app,omitempty"`
-	PerUser *Rate `json:"per_user,omitempty"`
+	PerApp  *Rate `json:"per_app,omitempty"`  // of the application; nil: no limit
+	PerUser *Rate `json:"per_user,omitempty"` // of each user of it; nil: no limit
 }
 
 // HealthCheck says how instances are probed. The default asks what a user's
@@ -147,17 +147,17 @@ type Queue struct {
 
 // Settings hold for the whole cluster.
 type Settings struct {
-	RateLimit GlobalRateLimit `json:"rate_limit"`
+	RateLimit GlobalRateLimit `json:"rate_limit"` // limits that hold for all applications together
 }
 
 // GlobalRateLimit bounds clients before their application is known.
 type GlobalRateLimit struct {
-	PerIP *Rate `json:"per_ip,omitempty"`
+	PerIP *Rate `json:"per_ip,omitempty"` // of one client address, in all applications together; nil: no limit
 }
 
 // Document is the whole declaration that people write, apply and export.
 type Document struct {
-	Applications map[string]*Application `json:"applications"`
+	Applications map[string]*Application `json:"applications"` // by name
 	// Settings is nil when the document does not speak of them: an apply then
 	// leaves them as they are.
 	Settings *Settings `json:"settings,omitempty"`

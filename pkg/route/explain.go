@@ -9,28 +9,28 @@ import (
 
 // Explanation tells where a user goes and why.
 type Explanation struct {
-	App       string `json:"app"`
-	User      string `json:"user"`
-	Algorithm string `json:"algorithm"`
-	Hash      string `json:"hash"`   // the number as the algorithm defines it
-	Owner     string `json:"owner"`  // "" when the ring has no points
-	Chosen    string `json:"chosen"` // "" when nobody may take the request
+	App       string `json:"app"`       // name of the application
+	User      string `json:"user"`      // the user id that was asked for
+	Algorithm string `json:"algorithm"` // of the ring
+	Hash      string `json:"hash"`      // the number as the algorithm defines it
+	Owner     string `json:"owner"`     // "" when the ring has no points
+	Chosen    string `json:"chosen"`    // "" when nobody may take the request
 	// FailOpen: nobody is usable, Chosen is tried all the same.
 	FailOpen bool `json:"fail_open"`
 	// LoadFactor, where it is not 0, lets requests pass an instance that has
 	// more than so many times its share of a proxy's open requests: Chosen is
 	// where they go while that is not so.
 	LoadFactor float64 `json:"load_factor,omitempty"`
-	Order      []Step  `json:"order"` // failover order, the owner first
-	Revision   int64   `json:"revision"`
+	Order      []Step  `json:"order"`    // failover order, the owner first
+	Revision   int64   `json:"revision"` // of the configuration that is explained
 }
 
 // Step is one instance of the failover order.
 type Step struct {
-	Instance string `json:"instance"`
-	Status   string `json:"status"`
-	Usable   bool   `json:"usable"`
-	Why      string `json:"why"` // in words
+	Instance string `json:"instance"` // name of the instance
+	Status   string `json:"status"`   // its word, as in the Status document
+	Usable   bool   `json:"usable"`   // it may take requests
+	Why      string `json:"why"`      // in words
 	// EjectedBy are the ids of the proxies that eject it, and EjectedSince since
 	// when the first of them does. Explain leaves them empty: who asks it may
 	// know. Users who come through other proxies still reach the instance.

@@ -10,9 +10,9 @@ import (
 // Flow is the share of an application's users, 0 to 1, who go from one instance
 // to another; "" is nobody.
 type Flow struct {
-	From  string  `json:"from"`
-	To    string  `json:"to"`
-	Share float64 `json:"share"`
+	From  string  `json:"from"`  // name of the instance; "" is nobody
+	To    string  `json:"to"`    // name of the instance; "" is nobody
+	Share float64 `json:"share"` // of the application's users, 0 to 1
 }
 
 // Flows returns who goes where in the application when one of the Tables takes
