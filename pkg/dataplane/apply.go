@@ -75,6 +75,7 @@ type applyFacts struct {
 func newApplier(node string, st *store.Store, p *proxy.Proxy, link *cluster.Link, disk *lastGood, log zerolog.Logger) *applier {
 	a := &applier{node: node, store: st, proxy: p, link: link, disk: disk, log: log, first: make(chan struct{}), dirty: make(chan struct{}, 1)}
 	a.facts.Store(&applyFacts{})
+	disk.log = log
 	return a
 }
 

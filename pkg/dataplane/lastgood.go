@@ -14,6 +14,8 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/rs/zerolog"
+
 	"difylb/pkg/document"
 	"difylb/pkg/lb"
 )
@@ -21,7 +23,10 @@ import (
 // lastGood keeps the last state that was put in force, so that a proxy can
 // start while etcd is gone. Two generations: a file that a crash or a full
 // disk spoilt leaves the one before.
-type lastGood struct{ dir string }
+type lastGood struct {
+	dir string
+	log zerolog.Logger
+}
 
 const (
 	lastGoodName    = "last-good.json"
@@ -221,6 +226,9 @@ func (l *lastGood) load() (*lb.Snapshot, error) {
 			snap, err = decodeLastGood(data)
 		}
 		if err == nil {
+			if len(faults) > 0 {
+				l.log.Error().Err(errors.Join(faults...)).Int64("revision", snap.ConfigRevision).Msg("last good state damaged, taking the one before")
+			}
 			return snap, nil
 		}
 		faults = append(faults, fmt.Errorf("%s: %w", file, err))

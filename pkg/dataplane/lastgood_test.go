@@ -105,9 +105,14 @@ func TestLastGood_SpoiltFileLeavesTheOneBefore(t *testing.T) {
 			if err := os.WriteFile(file, spoil(b), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			said := new(strings.Builder)
+			l.log = zerolog.New(said)
 			got, err := l.load()
 			if err != nil || got.Revision != 7 {
 				t.Fatalf("%+v, %v", got, err)
+			}
+			if !strings.Contains(said.String(), "damaged") || strings.Contains(said.String(), "canary") {
+				t.Errorf("it says %q", said)
 			}
 			os.WriteFile(file+".1", []byte("x"), 0o600)
 			if _, err := l.load(); err == nil || strings.Contains(err.Error(), "canary") {
