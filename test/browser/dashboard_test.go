@@ -124,6 +124,7 @@ func figuresMoveUnderTraffic(t *testing.T, _ *cluster, p *tab) {
 		return chromedp.Void{}, err
 	})
 	p.await("all plots tell the time pointed at", `document.querySelectorAll(".plot figcaption time").length === document.querySelectorAll(".plot").length`)
+	p.picture("hover")
 }
 
 // drawn counts the columns of a plot's canvas that hold a coloured line; axes

@@ -127,6 +127,7 @@ export class Session {
 
   async #poll(api: Api, signal: AbortSignal): Promise<void> {
     for (let failures = 0; !signal.aborted; ) {
+      const begun = performance.now();
       try {
         const status = await api.get<Status>("status", { signal, note: (headers) => (this.stale = headers.get("X-Config-Stale") ?? "") });
         this.samples.add(status, performance.now(), Date.now());
@@ -142,7 +143,9 @@ export class Session {
         this.lost = err as Error;
       }
       this.#changed();
-      await pause(Math.min(step * 1000 * 2 ** Math.max(0, failures - 1), slowest), signal);
+      // A document of ten thousand applications is not to be all that server and browser do.
+      const calm = Math.max(step * 1000, 3 * (performance.now() - begun));
+      await pause(Math.min(calm * 2 ** Math.max(0, failures - 1), slowest), signal);
     }
   }
 

@@ -17,19 +17,26 @@ interface Named extends InstanceStatus {
   name: string;
 }
 
-function everyInstance(status: Status): Named[] {
-  return Object.entries(status.applications).flatMap(([app, a]) => Object.entries(a.instances).map(([name, i]) => ({ app, name, ...i })));
+/** survey counts all instances, and lists those that are not healthy. */
+function survey(status: Status): { all: number; usable: number; ailing: Named[] } {
+  const found = { all: 0, usable: 0, ailing: [] as Named[] };
+  for (const [app, { instances }] of Object.entries(status.applications)) {
+    for (const [name, i] of Object.entries(instances)) {
+      found.all++;
+      if (takesUsers(i.status)) found.usable++;
+      if (i.status !== "healthy") found.ailing.push({ ...i, app, name });
+    }
+  }
+  return found;
 }
 
 export function Overview(): JSX.Element {
   const { status, samples, events } = useSession();
-  const instances = status ? everyInstance(status) : [];
-  const ailing = instances.filter((i) => i.status !== "healthy");
   if (!status) return <p class="dim">{t("wait")}</p>;
   const last = samples.latest();
   const apps = Object.values(status.applications);
   const { proxies, reporting } = status.nodes;
-  const usable = instances.filter((i) => takesUsers(i.status)).length;
+  const { all, usable, ailing } = survey(status);
   return (
     <>
       <div class="head"><h1>{t("nav.overview")}</h1></div>
@@ -39,7 +46,7 @@ export function Overview(): JSX.Element {
         <Tile label={t("tile.errors")} value={f.rate(last.errors)} note={t("tile.total", { n: f.count(sum(apps, (a) => a.errors)) })} bad={(last.errors ?? 0) > 0} />
         <Tile label={t("tile.streams")} value={f.count(last.streams)} note={t("tile.open", { n: f.count(last.active) })} />
         <Tile label={t("tile.first")} value={f.ms(last.first50)} note={t("tile.p99", { n: f.ms(last.first99) })} />
-        <Tile label={t("tile.instances")} value={`${usable} / ${instances.length}`} note={t("tile.instances.note")} bad={ailing.some((i) => !takesUsers(i.status) && i.state === "active")} />
+        <Tile label={t("tile.instances")} value={`${usable} / ${all}`} note={t("tile.instances.note")} bad={ailing.some((i) => !takesUsers(i.status) && i.state === "active")} />
         <Tile label={t("tile.proxies")} value={`${reporting} / ${proxies}`} note={t(status.complete ? "tile.complete" : "tile.incomplete")} bad={reporting < proxies || proxies === 0} />
       </div>
       <Traffic />
