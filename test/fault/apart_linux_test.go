@@ -19,10 +19,8 @@ import (
 
 // Some faults need a network and file systems that nobody else uses. Tests of
 // those run in another process of this program, in namespaces of its own.
-const (
-	apartRows = "DIFYLB_FAULT_ROWS" // set there: the file that rows are handed over in
-	apartBin  = "DIFYLB_BIN"
-)
+// apartRows is set there: the file that rows are handed over in.
+const apartRows = "DIFYLB_FAULT_ROWS"
 
 // apart reports whether this process has namespaces of its own. If not, it
 // runs the test in one that has, or skips it where that is not allowed.
@@ -31,13 +29,14 @@ func apart(t *testing.T) bool {
 	if os.Getenv(apartRows) != "" {
 		return true
 	}
-	if err := exec.Command("true").Run(); err != nil {
-		t.Skipf("no program can be run: %s", err)
-	}
 	probe := exec.Command("true")
 	probe.SysProcAttr = ownNamespaces()
 	if err := probe.Run(); err != nil {
 		t.Skipf("namespaces of its own for network and mounts are not allowed here (CAP_SYS_ADMIN, or user namespaces for everybody): %s", err)
+	}
+	etcd, err := testbed.EtcdProgram() // nobody there has a network to fetch it by
+	if err != nil {
+		t.Fatal(err)
 	}
 	rows := filepath.Join(t.TempDir(), "rows.json")
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=20m"}
@@ -46,7 +45,7 @@ func apart(t *testing.T) bool {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.SysProcAttr = ownNamespaces()
-	cmd.Env = append(os.Environ(), apartRows+"="+rows, apartBin+"="+filepath.Dir(testbed.Programs.Admin))
+	cmd.Env = append(os.Environ(), apartRows+"="+rows, "DIFYLB_BIN="+filepath.Dir(testbed.Programs.Admin), "DIFYLB_TEST_ETCD="+etcd)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends what it has started
 	cmd.WaitDelay = 10 * time.Second
 	out, err := cmd.CombinedOutput()
@@ -56,7 +55,7 @@ func apart(t *testing.T) bool {
 		t.Logf("in namespaces of its own:\n%s", out)
 	}
 	if strings.Contains(string(out), "--- SKIP") {
-		t.Skip("it was skipped there")
+		t.Skipf("it was skipped in namespaces of its own:\n%s", out)
 	}
 	data, err := os.ReadFile(rows)
 	var list []storedRow

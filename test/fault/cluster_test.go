@@ -43,6 +43,8 @@ type shape struct {
 	// secure clusters speak TLS on every wire but between the last two instances and
 	// the proxies.
 	secure bool
+	// password is that of the cluster's user at etcd; "": it knows no users.
+	password string
 	// disks are file systems of so many bytes for the directories of processes.
 	disks map[string]int
 	// proxyEnv are environment variables of the proxies.
@@ -71,6 +73,8 @@ type cluster struct {
 	papers    *papers      // nil: everything is in clear
 	proxyEnv  []string
 	disks     map[string]int
+	password  string // of users at etcd; "": it has none
+	locked    bool   // etcd wants it
 }
 
 // node is a process that can be asked about itself.
@@ -106,7 +110,7 @@ func newCluster(t testing.TB, s shape) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, root: t, dir: dir, token: "usertoken--fault-suite", wires: make(map[string]*relay), order: make(map[string][]string), proxyEnv: s.proxyEnv, disks: s.disks}
+	c := &cluster{t: t, root: t, dir: dir, token: "usertoken--fault-suite", wires: make(map[string]*relay), order: make(map[string][]string), proxyEnv: s.proxyEnv, disks: s.disks, password: s.password}
 	for name, size := range s.disks {
 		mountDisk(t, filepath.Join(dir, name), size)
 	}
@@ -219,6 +223,9 @@ func (c *cluster) startEtcd(n int, flags ...string) {
 		c.await(20*time.Second, m.Name+" is ready", m.ready)
 	}
 	c.open(endpoints)
+	if c.password != "" {
+		c.lock()
+	}
 }
 
 // open makes the test's own client of the store.
@@ -227,6 +234,9 @@ func (c *cluster) open(endpoints []string) {
 	config := clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
 	if c.papers != nil {
 		config.TLS = testbed.Trusting
+	}
+	if c.locked {
+		config.Username, config.Password = "root", c.password
 	}
 	cl, err := clientv3.New(config)
 	if err != nil {
@@ -263,6 +273,7 @@ func (c *cluster) startAdmin(flags ...string) *node {
 		args = append(args, "--tls-cert", p.crt("admin"), "--tls-key", p.key("admin"), "--client-ca", p.crt("ca"))
 		args = append(args, p.towards("etcd")...)
 	}
+	args = append(args, c.credentials()...)
 	a.Process = testbed.Start(c.root, c.dir, name, testbed.Programs.Admin, append(args, flags...)...)
 	c.admins = append(c.admins, a)
 	c.await(20*time.Second, name+" is ready", a.ready)
@@ -290,7 +301,7 @@ func (c *cluster) startProxy(flags ...string) *node {
 	}
 	args := []string{"--node-id", name, "--ops-listen", address(port + 1), "--data-dir", filepath.Join(c.dir, name),
 		"--etcd-endpoints", etcd, "--access-log", "off", "--debug-headers"}
-	args = append(args, listen...)
+	args = append(append(args, listen...), c.credentials()...)
 	if c.disks[name] > 0 {
 		args = append(args, "--access-log", filepath.Join(c.dir, name, "access.log"))
 	}

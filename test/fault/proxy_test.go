@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -79,6 +80,37 @@ func TestFault_Proxies(t *testing.T) {
 				}
 				s.note("served after %.1f s", took.Seconds())
 				s.serving()
+				a.begin()
+				s.mend()
+			},
+		},
+		fault{
+			name: "the last good state of a proxy is damaged, and it is restarted without etcd and lb-admin", promise: "nothing fails; the proxy serves by the state before", long: true, within: 40 * time.Second,
+			run: func(s *story) {
+				a, p := s.admins[0], s.proxies[0]
+				path := filepath.Join(s.dir, p.Name, "last-good.json")
+				for range 2 { // so that there is one before
+					saved := testbed.ReadFile(s.t, path)
+					s.changed("before the fault", 10*time.Second)
+					s.await(10*time.Second, "it is on disk", func() error {
+						if testbed.ReadFile(s.t, path) == saved {
+							return errors.New("it is not")
+						}
+						return nil
+					})
+				}
+				a.Kill()
+				p.Signal(syscall.SIGTERM)
+				s.ends(p, 75*time.Second)
+				whole := testbed.ReadFile(s.t, path)
+				testbed.WriteFile(s.t, path, []byte(whole[:len(whole)/2]))
+				begun := time.Now()
+				p.begin()
+				s.await(20*time.Second, p.Name+" serves", p.ready)
+				s.note("served after %.1f s", time.Since(begun).Seconds())
+				s.names(p, "last good state damaged, taking the one before")
+				s.serving()
+				s.load.rest(s.t, 3*time.Second)
 				a.begin()
 				s.mend()
 			},

@@ -30,6 +30,7 @@ type row struct {
 var sections = []struct{ test, title string }{
 	{"TestFault_Store", "The store: three members of etcd, two lb-admins, two lb-proxies"},
 	{"TestFault_Forgetful", "A store of one member that fills up, forgets and shuts its door"},
+	{"TestFault_Users", "A store that knows users, whose tokens live for 3 s"},
 	{"TestFault_Control", "The lb-admins, on three members of etcd"},
 	{"TestFault_Upgrade", "Everything is restarted in turn"},
 	{"TestFault_Proxies", "The proxies, with one lb-admin that brings its own etcd"},

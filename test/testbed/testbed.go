@@ -97,8 +97,12 @@ func Repository() string {
 	return dir
 }
 
-// EtcdProgram builds the plain etcd, once, when a test wants one.
+// EtcdProgram takes the plain etcd of DIFYLB_TEST_ETCD, or builds it, once, when
+// a test wants one.
 var EtcdProgram = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("DIFYLB_TEST_ETCD"); path != "" {
+		return path, nil
+	}
 	dir := filepath.Join(Scratch, "etcd")
 	return filepath.Join(dir, "etcd"), build(dir, "./test/etcd")
 })
