@@ -35,13 +35,16 @@ type clientConn struct {
 	in     []byte  // what has come: in[r:n] is not consumed; nil while there is nothing
 	pooled *[]byte // in, if that is from the pool
 	r, n   int
-	away   bool  // a stream goes on without the goroutine that began it
-	slot   bool  // of the server's, to be given back
-	quiet  bool  // the last read took all that was there
-	called bool  // see lastCall
-	spoken bool  // something has come
-	served int64 // when the last request was over, by monotonic()
-	timed  bool  // a deadline for the head that comes in is set
+	away   bool   // a stream goes on without the goroutine that began it
+	riding bool   // it is carried, and what writes to the client must not wait
+	done   bool   // it is over, says who carried it
+	unsent []byte // what the client did not take of it at once
+	slot   bool   // of the server's, to be given back
+	quiet  bool   // the last read took all that was there
+	called bool   // see lastCall
+	spoken bool   // something has come
+	served int64  // when the last request was over, by monotonic()
+	timed  bool   // a deadline for the head that comes in is set
 	x      *exchange
 
 	// The body of the request that is served.
@@ -116,7 +119,9 @@ func (c *clientConn) guard(f func()) {
 		if c.away {
 			// Nothing here touches c from now on.
 			c.away = false
-			go c.guard(c.carryOn) // counted by open, as this was
+			if !c.carry() {
+				go c.guard(c.carryOn) // counted by open, as this was
+			}
 			return
 		}
 		c.finish()
@@ -124,12 +129,12 @@ func (c *clientConn) guard(f func()) {
 	f()
 }
 
-// carryOn serves on with a stream that has begun, and with what follows it. It
-// has a goroutine of its own: the stack that decided about the request is not
-// kept for as long as a stream lives.
+// carryOn serves on with a stream that has begun and can't be carried, and with
+// what follows it. It has a goroutine of its own: the stack that decided about
+// the request is not kept for as long as a stream lives.
 func (c *clientConn) carryOn() {
-	c.x.carryOn()
-	if c.endOne() {
+	c.x.attempt.wait()
+	if c.x.endStream(); c.endOne() {
 		c.serveAll()
 	}
 }
@@ -659,10 +664,32 @@ func (c *clientConn) endHead(kind h1.BodyKind, length int64) error {
 // send writes bytes to the client.
 func (c *clientConn) send(p []byte) error {
 	c.begun = true
+	if c.riding && !c.broken {
+		return c.sendNow(p)
+	}
 	if !c.broken {
 		if _, err := c.wire.write(p, c.s.p.opts.Limits.WriteTimeout); err == nil {
 			return nil
 		}
+	}
+	c.broken = true
+	return errClientGone
+}
+
+// sendNow is send for a stream that is carried: it does not wait, and keeps what
+// is left.
+func (c *clientConn) sendNow(p []byte) error {
+	if len(c.unsent) > 0 {
+		c.unsent = append(c.unsent, p...)
+		return nil
+	}
+	n, err := c.writeRaw(p)
+	switch err {
+	case nil:
+		return nil
+	case errAgain:
+		c.unsent, c.x.attempt.clogged = append(c.unsent, p[n:]...), true
+		return nil
 	}
 	c.broken = true
 	return errClientGone

@@ -38,7 +38,7 @@ type exchange struct {
 	peer    string     // the same as text
 	trusted bool       // it is one whose word about the client counts
 
-	away    bool  // see carryOn
+	away    bool  // see leave
 	body    *body // nil when the request has none
 	ownBody body  // what body points to
 	attempt attempt
@@ -188,12 +188,11 @@ func (x *exchange) leave() {
 	x.query = ""
 }
 
-// carryOn carries the stream to its end, and accounts for it.
-func (x *exchange) carryOn() {
+// endStream ends a stream that went on by itself, and accounts for it.
+func (x *exchange) endStream() {
 	x.away = false
 	defer x.finish()
 	defer x.attempt.account()
-	x.attempt.wait()
 	x.attempt.endRelay()
 }
 

@@ -5,16 +5,27 @@ package proxy
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"unsafe"
 )
 
-// hangups tells owners of wires that a peer has ended its side, also while the
+// hangups watch connections from outside their goroutines, on pollers of their own.
+// They tell owners of wires that a peer has ended its side, also while the
 // owner waits for somebody else: so that an instance learns at once that its
-// client is gone. It asks an epoll of its own for nothing but that
-// (EPOLLRDHUP), which costs one system call per connection and none per request. The
-// runtime's poller waits for that epoll as it does for any descriptor.
+// client is gone. That is asked for by EPOLLRDHUP alone, and costs one system call
+// per connection and none per request. And they serve streams that are carried
+// (see carriage), whose wires are then asked for bytes as well.
 type hangups struct {
+	pollers []*poller
+	next    atomic.Uint32
+}
+
+// poller is an epoll together with the goroutine that asks it. The runtime's
+// own poller waits for that epoll as it does for any descriptor.
+type poller struct {
 	file *os.File // the epoll
 	raw  syscall.RawConn
 	fd   int
@@ -34,26 +45,42 @@ type hangupEntry struct {
 
 // hangupSlot is a wire's place; the zero value is none.
 type hangupSlot struct {
-	h    *hangups
+	p    *poller
 	slot uint32
 }
 
-// newHangups returns one that watches between start and close.
+// maxPollers bounds how many cores work on streams at the same time.
+const maxPollers = 16
+
+// newHangups returns some that watch between start and close.
 func newHangups() (*hangups, error) {
+	h := &hangups{}
+	for range min(runtime.GOMAXPROCS(0), maxPollers) {
+		p, err := newPoller()
+		if err != nil {
+			h.close()
+			return nil, fmt.Errorf("make an epoll: %w", err)
+		}
+		h.pollers = append(h.pollers, p)
+	}
+	return h, nil
+}
+
+func newPoller() (*poller, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make an epoll: %w", err)
+		return nil, err
 	}
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		syscall.Close(fd)
-		return nil, fmt.Errorf("make an epoll: %w", err)
+		return nil, err
 	}
-	h := &hangups{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
-	if h.raw, err = h.file.SyscallConn(); err != nil {
-		h.file.Close()
-		return nil, fmt.Errorf("make an epoll: %w", err)
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.file.Close()
+		return nil, err
 	}
-	return h, nil
+	return p, nil
 }
 
 // start begins to watch. Wires that hang up before are told of then.
@@ -61,60 +88,89 @@ func (h *hangups) start() {
 	if h == nil {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.done != nil || h.down {
-		return
-	}
-	h.done = make(chan struct{})
-	go func(done chan struct{}) { // close waits for it
-		defer close(done)
-		h.run()
-	}(h.done)
-}
-
-// run blocks until close.
-func (h *hangups) run() {
-	events := make([]syscall.EpollEvent, 128)
-	_ = h.raw.Read(func(fd uintptr) bool {
-		for {
-			n, err := syscall.EpollWait(int(fd), events, 0)
-			if err == syscall.EINTR {
-				continue
-			}
-			if err != nil {
-				return true
-			}
-			for i := range events[:n] {
-				h.tell(&events[i])
-			}
-			if n < len(events) {
-				return false
-			}
-		}
-	})
-}
-
-func (h *hangups) tell(ev *syscall.EpollEvent) {
-	slot, gen := uint32(ev.Fd), uint32(ev.Pad)
-	h.mu.Lock()
-	var w *wire
-	if e := h.slots[slot]; e.gen == gen {
-		w = e.w
-	}
-	h.mu.Unlock()
-	if w != nil {
-		w.hup.Store(true)
-		w.owner.hungUp(ev.Events&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0)
+	for _, p := range h.pollers {
+		p.start()
 	}
 }
 
 // watch begins to watch. A failure leaves the wire unwatched: its owner then
 // notices when it reads.
 func (h *hangups) watch(w *wire) {
+	if h != nil {
+		h.pollers[h.next.Add(1)%uint32(len(h.pollers))].watch(w)
+	}
+}
+
+// close ends the watching. Wires may still be watched and forgotten; nobody is
+// told any more. It may be called again.
+func (h *hangups) close() {
 	if h == nil {
 		return
 	}
+	for _, p := range h.pollers {
+		p.close()
+	}
+}
+
+func (p *poller) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done != nil || p.down {
+		return
+	}
+	p.done = make(chan struct{})
+	go func(done chan struct{}) { // close waits for it
+		defer close(done)
+		p.run()
+	}(p.done)
+}
+
+// run blocks until close.
+func (p *poller) run() {
+	events := make([]syscall.EpollEvent, 64)
+	_ = p.raw.Read(func(uintptr) bool {
+		for {
+			// It does not wait, so the scheduler need not know.
+			n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+			if errno == syscall.EINTR {
+				continue
+			}
+			if errno != 0 {
+				return true
+			}
+			for i := range events[:n] {
+				p.tell(&events[i])
+			}
+			if int(n) < len(events) {
+				return false
+			}
+			runtime.Gosched() // others have work, too
+		}
+	})
+}
+
+func (p *poller) tell(ev *syscall.EpollEvent) {
+	slot, gen := uint32(ev.Fd), uint32(ev.Pad)
+	p.mu.Lock()
+	var w *wire
+	if e := p.slots[slot]; e.gen == gen {
+		w = e.w
+	}
+	p.mu.Unlock()
+	if w == nil {
+		return
+	}
+	broken := ev.Events&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0
+	hup := broken || ev.Events&syscall.EPOLLRDHUP != 0
+	if hup {
+		w.hup.Store(true)
+	}
+	if !w.carried.serve(w) && hup {
+		w.owner.hungUp(broken)
+	}
+}
+
+func (p *poller) watch(w *wire) {
 	var fd int
 	if w.raw != nil {
 		fd = w.fd
@@ -128,56 +184,74 @@ func (h *hangups) watch(w *wire) {
 			return
 		}
 	}
-	h.mu.Lock()
-	if h.down {
-		h.mu.Unlock()
+	p.mu.Lock()
+	if p.down {
+		p.mu.Unlock()
 		return
 	}
 	var slot uint32
-	if n := len(h.free); n > 0 {
-		slot, h.free = h.free[n-1], h.free[:n-1]
+	if n := len(p.free); n > 0 {
+		slot, p.free = p.free[n-1], p.free[:n-1]
 	} else {
-		slot = uint32(len(h.slots))
-		h.slots = append(h.slots, hangupEntry{})
+		slot = uint32(len(p.slots))
+		p.slots = append(p.slots, hangupEntry{})
 	}
-	h.slots[slot].w = w
-	gen := h.slots[slot].gen
-	h.mu.Unlock()
-	w.watched = hangupSlot{h, slot}
-	const edge = 1 << 31 // EPOLLET; syscall's constant is negative
-	ev := syscall.EpollEvent{Events: syscall.EPOLLRDHUP | edge, Fd: int32(slot), Pad: int32(gen)}
-	if err := syscall.EpollCtl(h.fd, syscall.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	p.slots[slot].w = w
+	p.mu.Unlock()
+	w.watched = hangupSlot{p, slot}
+	if !w.watched.control(syscall.EPOLL_CTL_ADD, fd, syscall.EPOLLRDHUP) {
 		w.watched.forget()
 	}
 }
 
+// control tells the epoll what to ask the descriptor for.
+func (s *hangupSlot) control(op, fd int, events uint32) bool {
+	s.p.mu.Lock()
+	gen, down := s.p.slots[s.slot].gen, s.p.down
+	s.p.mu.Unlock()
+	if down {
+		return false
+	}
+	const edge = 1 << 31 // EPOLLET; syscall's constant is negative
+	ev := syscall.EpollEvent{Events: events | edge, Fd: int32(s.slot), Pad: int32(gen)}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(s.p.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	return errno == 0
+}
+
+// listen has the wire's bytes announced as well, those that are there at once;
+// false where that can't be had.
+func (s *hangupSlot) listen(w *wire) bool {
+	return s.p != nil && w.raw != nil && s.control(syscall.EPOLL_CTL_MOD, w.fd, syscall.EPOLLIN|syscall.EPOLLRDHUP)
+}
+
+// unlisten ends that.
+func (s *hangupSlot) unlisten(w *wire) { s.control(syscall.EPOLL_CTL_MOD, w.fd, syscall.EPOLLRDHUP) }
+
+// none reports whether the wire has no place.
+func (s *hangupSlot) none() bool { return s.p == nil }
+
 // forget ends the watching of a wire that is about to be closed, which takes
 // its descriptor out of the epoll.
 func (s *hangupSlot) forget() {
-	h := s.h
-	if h == nil {
+	p := s.p
+	if p == nil {
 		return
 	}
-	h.mu.Lock()
-	h.slots[s.slot].w = nil
-	h.slots[s.slot].gen++
-	h.free = append(h.free, s.slot)
-	h.mu.Unlock()
-	s.h = nil
+	p.mu.Lock()
+	p.slots[s.slot].w = nil
+	p.slots[s.slot].gen++
+	p.free = append(p.free, s.slot)
+	p.mu.Unlock()
+	s.p = nil
 }
 
-// close ends the watching. Wires may still be watched and forgotten; nobody is
-// told any more. It may be called again.
-func (h *hangups) close() {
-	if h == nil {
-		return
-	}
-	h.mu.Lock()
-	down, done := h.down, h.done
-	h.down = true
-	h.mu.Unlock()
+func (p *poller) close() {
+	p.mu.Lock()
+	down, done := p.down, p.done
+	p.down = true
+	p.mu.Unlock()
 	if !down {
-		h.file.Close()
+		p.file.Close()
 	}
 	if done != nil {
 		<-done

@@ -77,6 +77,14 @@ func (h *hangups) watch(w *wire) {
 	w.watched = hangupSlot{h, w}
 }
 
+// none reports whether the wire has no place.
+func (s *hangupSlot) none() bool { return s.h == nil }
+
+// listen would have the wire's bytes announced; here that can't be had.
+func (s *hangupSlot) listen(*wire) bool { return false }
+
+func (s *hangupSlot) unlisten(*wire) {}
+
 func (s *hangupSlot) forget() {
 	if s.h == nil {
 		return

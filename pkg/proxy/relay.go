@@ -156,6 +156,7 @@ type attempt struct {
 	chunked *h1.Chunked
 	left    int64
 	over    bool   // the body is complete
+	clogged bool   // carried: the client has to take what there is before more is read
 	surplus bool   // and something followed it
 	held    []byte // data that was looked at before it may be passed on
 	holding int    // how much is to be held; 0: data goes to the client
@@ -380,6 +381,9 @@ func (a *attempt) ready() bool {
 		}
 		if quiet && !a.conn.hup.Load() {
 			a.rest()
+			return false
+		}
+		if a.clogged {
 			return false
 		}
 		if a.conn.raw == nil {

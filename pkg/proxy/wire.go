@@ -35,6 +35,7 @@ type wire struct {
 	// together with the last bytes is announced once; this remembers it.
 	hup     atomic.Bool
 	watched hangupSlot
+	carried carriage
 
 	mu     sync.Mutex
 	handed bool // to a tunnel, which is not interrupted; guarded by mu
@@ -148,7 +149,7 @@ func (w *wire) read(p []byte) (int, error) {
 // drained reports whether nothing more is there after a read of n bytes into
 // room for so many: then the next bytes will be announced.
 func (w *wire) drained(n, room int) bool {
-	return w.watched.h != nil && w.raw != nil && n < room && !w.hup.Load()
+	return !w.watched.none() && w.raw != nil && n < room && !w.hup.Load()
 }
 
 // write writes all of p, waiting for a peer that is slow for as long as
@@ -195,10 +196,11 @@ func (w *wire) writeSlowly(p []byte, patience time.Duration) (done int, err erro
 // at any time.
 func (w *wire) interrupt() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	if !w.handed {
 		_ = w.conn.SetReadDeadline(aLongTimeAgo)
 	}
+	w.mu.Unlock()
+	w.carried.call(w)
 }
 
 // allow gives a write its time, as far as the wire was not cut off.
