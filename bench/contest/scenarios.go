@@ -58,6 +58,7 @@ type pace struct {
 	rate             float64
 	streams          int
 	settle           time.Duration
+	calm             time.Duration // before what is resident is read: what a burst has left behind is not what streams take
 	held, heldMany   int // streams; heldMany 0 leaves that scenario out
 	heldManyRounds   int
 	fileSize         int64
@@ -70,17 +71,17 @@ var (
 	// quick takes about two minutes with four contestants, full about fifteen.
 	quick = pace{
 		rounds: 3, warmup: 300 * time.Millisecond, measure: time.Second, few: 64, many: 512, rate: 8000,
-		streams: 500, settle: 400 * time.Millisecond, held: 2000, fileSize: 64 << 20, files: 8, limit: 5 * time.Minute, benchmarkRepeats: 3,
+		streams: 500, settle: 400 * time.Millisecond, calm: 2500 * time.Millisecond, held: 2000, fileSize: 64 << 20, files: 8, limit: 5 * time.Minute, benchmarkRepeats: 3,
 	}
 	full = pace{
 		rounds: 7, warmup: time.Second, measure: 2500 * time.Millisecond, few: 64, many: 512, rate: 8000,
-		streams: 500, settle: time.Second, held: 2000, heldMany: 9000, heldManyRounds: 3,
+		streams: 500, settle: time.Second, calm: 3 * time.Second, held: 2000, heldMany: 9000, heldManyRounds: 3,
 		fileSize: 128 << 20, files: 8, behind: 4, limit: 25 * time.Minute, benchmarkRepeats: 7,
 	}
 	// tiny is for the test of this package.
 	tiny = pace{
 		rounds: 1, warmup: 50 * time.Millisecond, measure: 200 * time.Millisecond, few: 4, many: 16, rate: 200,
-		streams: 10, settle: 50 * time.Millisecond, held: 20, heldMany: 30, heldManyRounds: 1,
+		streams: 10, settle: 50 * time.Millisecond, calm: 50 * time.Millisecond, held: 20, heldMany: 30, heldManyRounds: 1,
 		fileSize: 1 << 20, files: 4, behind: 2, limit: time.Minute, benchmarkRepeats: 1,
 	}
 )
@@ -145,6 +146,15 @@ func (p pace) scenarios() []scenario {
 		metrics: []metric{{mCPU, "CPU µs per request", 1, true}, {mRate, "requests/s", 0, true}, {mScaling, "times one core", 2, false}},
 		measure: p.requests(p.few, 0),
 	})
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // meter measures what a contestant uses within a load.Window.
@@ -235,9 +245,12 @@ func (p pace) heldStreams(n int) func(context.Context, *running) (figures, error
 		if _, err := load.Requests(ctx, r.target(), load.RequestOptions{Connections: p.few, Measure: p.warmup}, load.Window{}); err != nil {
 			return nil, err
 		}
+		if err := sleep(ctx, p.calm); err != nil {
+			return nil, err
+		}
 		before := r.resident()
 		var after int64
-		o := load.StreamOptions{Streams: n, Interval: time.Second, Settle: time.Second + 2*p.settle}
+		o := load.StreamOptions{Streams: n, Interval: time.Second, Settle: p.calm}
 		res, err := load.Streams(ctx, r.target(), o, load.Window{End: func() { after = r.resident() }})
 		if err != nil {
 			return nil, err

@@ -8,14 +8,22 @@ import (
 	"time"
 )
 
-// gcInterval is how often the live heap is looked at.
-const gcInterval = time.Second
+const (
+	// gcInterval is how often the heap is looked at.
+	gcInterval = time.Second
+	// calmAllocation is how much a calm process allocates in that time, at most.
+	calmAllocation = 1 << 20
+	// calmGain is how much must be to be had so that a calm process collects.
+	calmGain = 8 << 20
+)
 
 // TuneGC keeps the garbage collector from running all the time in a process
 // that lives on a few megabytes and allocates many: between two collections at
 // least floor bytes are allocated. Above that the Go default of doubling
-// holds. It blocks until ctx ends, and does nothing where GOGC is set: whoever
-// sets that knows better.
+// holds. What a burst of work has left behind is collected, and given back to
+// the system, when it is over: a process that allocates next to nothing would
+// keep it for minutes. TuneGC blocks until ctx ends, and does nothing where GOGC is
+// set: whoever sets that knows better.
 func TuneGC(ctx context.Context, floor uint64) error {
 	if os.Getenv("GOGC") != "" {
 		<-ctx.Done()
@@ -25,16 +33,19 @@ func TuneGC(ctx context.Context, floor uint64) error {
 	defer debug.SetGCPercent(before)
 	tick := time.NewTicker(gcInterval)
 	defer tick.Stop()
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	last := percentFor(0, floor)
+	last, heap := percentFor(0, floor), newHeapState()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		metrics.Read(live)
-		if p := percentFor(live[0].Value.Uint64(), floor); p != last {
+		heap.read()
+		if heap.calm() {
+			debug.FreeOSMemory()
+			heap.read()
+		}
+		if p := percentFor(heap.live, floor); p != last {
 			debug.SetGCPercent(p)
 			last = p
 		}
@@ -49,4 +60,34 @@ func percentFor(live, floor uint64) int {
 		return most
 	}
 	return int(min(max(floor*100/live/50*50, 100), most))
+}
+
+// heapState is the heap at two successive looks at it, in bytes.
+type heapState struct {
+	samples   []metrics.Sample
+	live      uint64 // reachable at the last collection
+	objects   uint64 // that, and what was allocated since
+	free      uint64 // held, but neither in use nor given back to the system
+	allocated uint64 // ever
+	before    uint64 // allocated at the look before
+}
+
+func newHeapState() *heapState {
+	h := &heapState{samples: []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/gc/heap/allocs:bytes"},
+	}}
+	h.read()
+	return h
+}
+
+func (h *heapState) read() {
+	metrics.Read(h.samples)
+	h.before = h.allocated
+	h.live, h.objects, h.free, h.allocated = h.samples[0].Value.Uint64(), h.samples[1].Value.Uint64(), h.samples[2].Value.Uint64(), h.samples[3].Value.Uint64()
+}
+
+// calm reports whether collecting now costs nobody anything and is worth it.
+func (h *heapState) calm() bool {
+	return h.allocated-h.before < calmAllocation && h.objects+h.free > h.live+calmGain
 }
