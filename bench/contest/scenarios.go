@@ -59,7 +59,7 @@ type pace struct {
 	streams          int
 	settle           time.Duration
 	calm             time.Duration // before what is resident is read: what a burst has left behind is not what streams take
-	held, heldMany   int // streams; heldMany 0 leaves that scenario out
+	held, heldMany   int           // streams; heldMany 0 leaves that scenario out
 	heldManyRounds   int
 	fileSize         int64
 	files, behind    int           // uploads; behind 0 leaves that scenario out
