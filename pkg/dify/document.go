@@ -84,10 +84,19 @@ func (k *kept) bytes() []byte {
 	return k.b[:k.n]
 }
 
-// set takes over a value of 1 to maxKept bytes of visible ASCII, as all ids and codes are, and refuses others: what an
-// instance sends ends up in logs, labels and headers.
+// set takes over a value that is usable, and refuses others.
 func (k *kept) set(value []byte) bool {
-	if len(value) == 0 || len(value) > maxKept {
+	if !usable(value, len(k.b)) {
+		return false
+	}
+	k.n = uint8(copy(k.b[:], value))
+	return true
+}
+
+// usable reports whether a value is 1 to most bytes of visible ASCII, as all ids and codes are: what an instance sends
+// ends up in logs, labels and headers.
+func usable(value []byte, most int) bool {
+	if len(value) == 0 || len(value) > most {
 		return false
 	}
 	for _, c := range value {
@@ -95,7 +104,40 @@ func (k *kept) set(value []byte) bool {
 			return false
 		}
 	}
-	k.n = uint8(copy(k.b[:], value))
+	return true
+}
+
+// currencyName is the name of a currency. Empty means none.
+type currencyName struct {
+	n uint8
+	b [MaxCurrencyLength]byte
+}
+
+func (c *currencyName) bytes() []byte {
+	return c.b[:c.n]
+}
+
+// set takes over a value, none instead of one that is not usable.
+func (c *currencyName) set(value []byte) {
+	c.n = 0
+	if usable(value, len(c.b)) {
+		c.n = uint8(copy(c.b[:], value))
+	}
+}
+
+// idSet keeps the ids of members.
+type idSet struct {
+	end   uint16
+	spans [memberFileID + 1]struct{ from, n uint8 }
+	text  [4 * maxKept]byte // no answer has more than four of them
+}
+
+func (s *idSet) set(m member, value []byte) bool {
+	if int(s.end)+len(value) > len(s.text) || !usable(value, maxKept) {
+		return false
+	}
+	s.spans[m].from, s.spans[m].n = uint8(s.end), uint8(len(value))
+	s.end += uint16(copy(s.text[s.end:], value))
 	return true
 }
 
@@ -125,7 +167,7 @@ type document struct {
 	depth  int // containers open inside place; those of no use
 
 	usage    tokens
-	currency kept
+	currency currencyName
 	total    int64 // data.total_tokens, -1 if there was none
 
 	size int // of text
@@ -134,7 +176,7 @@ type document struct {
 	// These live longer than one document.
 	lacking members // what begin asks for; ids leave it when they are found
 	seen    uint64  // kinds of the events before this one
-	ids     [memberFileID + 1]kept
+	ids     idSet
 	code    kept
 }
 
@@ -528,7 +570,7 @@ func (d *document) stringValue(text []byte) {
 	case memberEvent:
 		d.name(kindOf(text))
 	case memberTaskID, memberConversationID, memberMessageID, memberRunID, memberFileID:
-		if d.ids[d.member].set(text) {
+		if d.ids.set(d.member, text) {
 			d.fresh = true
 			d.lacking &^= 1 << d.member
 			d.satisfied(1 << d.member)
@@ -540,9 +582,7 @@ func (d *document) stringValue(text []byte) {
 	case memberPrice:
 		d.price(text)
 	case memberCurrency:
-		if len(text) > MaxCurrencyLength || !d.currency.set(text) {
-			d.currency.n = 0
-		}
+		d.currency.set(text)
 	}
 }
 

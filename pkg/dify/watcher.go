@@ -27,7 +27,7 @@ type IDs struct {
 
 // Watcher looks at the body of one answer as it streams past, in pieces split anywhere, and remembers what matters to
 // a balancer: whether the app has begun to answer, errors inside the stream, ids, and usage. It keeps nothing back,
-// changes nothing, holds no piece after Write has returned, and is itself all the memory that it takes (under 1 KiB),
+// changes nothing, holds no piece after Write has returned, and is itself all the memory that it takes (under 700 bytes),
 // whatever the answer's size. Bytes that are not what Dify sends lead to nothing being found, never to a panic.
 //
 // Server-sent events are read as the WHATWG HTML standard has it ("Interpreting an event stream"), except that a lone
@@ -44,17 +44,17 @@ type Watcher struct {
 	failed  bool
 	ended   bool
 	counted bool // usage has been found
+	field   kind // what the event's event: line says
 	pings   int64
 	events  int64
-	field   kind // what the event's event: line says
 
-	fieldSize int // of fieldText, more than it has if the text is longer
+	fieldSize uint8 // of fieldText, more than it has if the text is longer
 	fieldText [maxKindLength]byte
 
 	doc      document
 	usage    tokens // of the last message_end, or of the document
 	priced   bool   // usage has a price
-	currency kept
+	currency currencyName
 	total    int64 // of the last workflow_finished, or of the document
 }
 
@@ -203,16 +203,16 @@ func (w *Watcher) writeStream(p []byte) (seen Seen) {
 }
 
 func (w *Watcher) keepField(c byte) {
-	if w.fieldSize < len(w.fieldText) {
+	if int(w.fieldSize) < len(w.fieldText) {
 		w.fieldText[w.fieldSize] = c
 	}
 	// One more than there is room for says that it is too long; a count would overflow.
-	w.fieldSize = min(w.fieldSize+1, len(w.fieldText)+1)
+	w.fieldSize = min(w.fieldSize+1, uint8(len(w.fieldText)+1))
 }
 
 // takeField returns the name of a field or the value of event that has been kept, nil if it was too long.
 func (w *Watcher) takeField() []byte {
-	size := w.fieldSize
+	size := int(w.fieldSize)
 	w.fieldSize = 0
 	if size > len(w.fieldText) {
 		return nil
@@ -259,7 +259,7 @@ func (w *Watcher) endLine() (seen Seen) {
 		value := bytes.TrimPrefix(bytes.TrimSuffix(w.takeField(), []byte("\r")), []byte(" "))
 		w.field = kindOf(value)
 	case atField:
-		if w.fieldSize > len(w.fieldText) {
+		if int(w.fieldSize) > len(w.fieldText) {
 			// Too long for a name, so it is not an empty line either.
 			w.takeField()
 			w.first = false
@@ -393,22 +393,17 @@ func (w *Watcher) ErrorCode() string {
 // IDs returns the ids found so far; once found they do not change. It allocates at most one string.
 func (w *Watcher) IDs() IDs {
 	ids := &w.doc.ids
-	var all [int(memberFileID) * maxKept]byte
-	text := all[:0]
-	for m := memberTaskID; m <= memberFileID; m++ {
-		text = append(text, ids[m].bytes()...)
-	}
-	rest := string(text)
-	next := func(m member) (id string) {
-		id, rest = rest[:ids[m].n], rest[ids[m].n:]
-		return id
+	text := string(ids.text[:ids.end])
+	of := func(m member) string {
+		at := ids.spans[m]
+		return text[at.from:][:at.n]
 	}
 	return IDs{
-		Task:         next(memberTaskID),
-		Conversation: next(memberConversationID),
-		Message:      next(memberMessageID),
-		WorkflowRun:  next(memberRunID),
-		File:         next(memberFileID),
+		Task:         of(memberTaskID),
+		Conversation: of(memberConversationID),
+		Message:      of(memberMessageID),
+		WorkflowRun:  of(memberRunID),
+		File:         of(memberFileID),
 	}
 }
 

@@ -417,3 +417,10 @@ func FuzzWatcher(f *testing.F) {
 		}
 	})
 }
+
+func TestWatcher_IsSmall(t *testing.T) {
+	// A proxy holds one for each open stream, in a size class of 640 bytes.
+	if size := unsafe.Sizeof(Watcher{}); size > 640 {
+		t.Errorf("a Watcher takes %d bytes", size)
+	}
+}

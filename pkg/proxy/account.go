@@ -3,12 +3,7 @@ package proxy
 // finish accounts for the call, once, whatever became of it. It runs also when
 // serving it panics.
 func (x *exchange) finish() {
-	if x.body != nil && !x.upgraded {
-		x.bytesIn = x.body.read
-		if n := len(x.tried); n > 0 {
-			x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)
-		}
-	}
+	x.countBody()
 	if x.app != nil {
 		x.app.state.stats.End(x.shard, x.reason)
 		if x.user != "" {
@@ -22,6 +17,17 @@ func (x *exchange) finish() {
 	}
 	if x.p.opts.AccessLog != nil {
 		x.p.opts.AccessLog.write(&x.call, x.now)
+	}
+}
+
+// countBody counts what came of the request's body.
+func (x *exchange) countBody() {
+	if x.body == nil || x.upgraded {
+		return
+	}
+	x.bytesIn = x.body.read
+	if n := len(x.tried); n > 0 {
+		x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)
 	}
 }
 

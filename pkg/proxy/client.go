@@ -119,6 +119,7 @@ func (c *clientConn) guard(f func()) {
 		if c.away {
 			// Nothing here touches c from now on.
 			c.away = false
+			c.x.lighten()
 			if !c.carry() {
 				go c.guard(c.carryOn) // counted by open, as this was
 			}

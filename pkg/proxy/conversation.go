@@ -308,7 +308,7 @@ func (a *attempt) keep() bool {
 	if a.err != nil || len(a.held) > errorBound {
 		return false
 	}
-	k := &keptAnswer{resp: a.resp, head: slices.Clone(a.head), body: a.held, from: a.i}
+	k := &keptAnswer{resp: *a.resp, head: slices.Clone(a.head), body: a.held, from: a.i}
 	k.resp.Fields = slices.Clone(a.resp.Fields)
 	a.x.search.kept = k
 	return true

@@ -32,20 +32,39 @@ type exchange struct {
 	// msg is the request's head, and its body where that came along. It is one
 	// string, made once: every value that is taken out of it lives as long as
 	// somebody needs it, and costs nothing.
-	msg     string
-	req     h1.Request // spans into msg
+	msg string
+	*heads
 	remote  netip.Addr // the peer
 	peer    string     // the same as text
 	trusted bool       // it is one whose word about the client counts
 
 	away    bool  // see leave
 	body    *body // nil when the request has none
-	ownBody body  // what body points to
 	attempt attempt
 
 	traced *trace.Request // nil: not, see tracing.go
+}
 
-	values [4]string // scratch
+// heads are what an exchange needs until the body of the answer: of a stream
+// that has left (see leave) they are nil.
+type heads struct {
+	req     h1.Request  // spans into msg
+	resp    h1.Response // of the attempt
+	ownBody body        // what the exchange's body points to
+	values  [4]string   // scratch
+}
+
+var headsPool = sync.Pool{New: func() any {
+	h := new(heads)
+	h.req.Fields, h.resp.Fields = make([]h1.Field, 0, 24), make([]h1.Field, 0, 24)
+	return h
+}}
+
+// reset forgets everything but the room for fields.
+func (h *heads) reset() {
+	req, resp := h.req.Fields[:0], h.resp.Fields[:0]
+	*h = heads{}
+	h.req.Fields, h.resp.Fields = req, resp
 }
 
 // downstream is the side of a client: HTTP/1.1, or a stream of HTTP/2. An
@@ -92,21 +111,22 @@ func newExchange(s *Server, down downstream, line *lifeline) *exchange {
 	x := exchanges.Get().(*exchange)
 	x.p, x.s, x.down, x.line = s.p, s, down, line
 	x.reason = lb.ReasonInternal // until it is known better
-	if x.req.Fields == nil {
-		x.req.Fields, x.attempt.resp.Fields = getFields(), getFields()
+	if x.heads == nil {
+		x.heads = headsPool.Get().(*heads)
+		x.attempt.resp = &x.resp
 	}
 	return x
 }
 
 // release gives the exchange back.
 func (x *exchange) release() {
-	fields := x.req.Fields[:0]
-	answer := x.attempt.resp.Fields[:0]
-	chunked := x.attempt.chunked
-	*x = exchange{}
-	x.req.Fields, x.attempt.resp.Fields = fields, answer
-	x.attempt.chunked = chunked
-	x.attempt.x = x
+	h, chunked := x.heads, x.attempt.chunked
+	*x = exchange{heads: h}
+	x.attempt.x, x.attempt.chunked = x, chunked
+	if h != nil {
+		h.reset()
+		x.attempt.resp = &h.resp
+	}
 	exchanges.Put(x)
 }
 
@@ -164,24 +184,30 @@ func (x *exchange) run(start time.Time, proto string) {
 	}
 }
 
-// leave prepares a stream that has begun to go on by itself: what was needed
-// to begin it is let go. It is for as long as a stream lives that memory counts.
-func (x *exchange) leave() {
-	x.away = true
-	a := &x.attempt
-	putFields(x.req.Fields)
-	putFields(a.resp.Fields)
-	x.req.Fields, a.resp.Fields, a.head = nil, nil, nil
-	a.dropInput()
-	clear(x.values[:])
-	if x.body != nil {
-		x.body.close()
-		x.ownBody.mem = nil
+// leave has a stream that has begun go on by itself, when the goroutine that
+// began it is done with it.
+func (x *exchange) leave() { x.away = true }
+
+// lighten lets go of what was needed to begin a stream that has left: it is for
+// as long as a stream lives that memory counts.
+func (x *exchange) lighten() {
+	if x.heads == nil {
+		return
 	}
-	x.kind.TaskID, x.kind.Conversation, x.search.id = "", "", ""
 	if x.req.Method == h1.MethodOther {
 		x.method = strings.Clone(x.method)
 	}
+	x.countBody()
+	x.body = nil
+	a := &x.attempt
+	a.resp, a.head, a.out = nil, nil, h1.Head{}
+	if a.r == a.n {
+		a.dropInput()
+	}
+	x.heads.reset()
+	headsPool.Put(x.heads)
+	x.heads = nil
+	x.kind.TaskID, x.kind.Conversation, x.search.id = "", "", ""
 	id, path := len(x.id), len(x.path)
 	x.msg = x.id + x.path + x.user
 	x.id, x.path, x.user = x.msg[:id], x.msg[id:id+path], x.msg[id+path:]
@@ -194,18 +220,6 @@ func (x *exchange) endStream() {
 	defer x.finish()
 	defer x.attempt.account()
 	x.attempt.endRelay()
-}
-
-// Arrays of fields are kept apart from exchanges, which live longer.
-var fieldArrays = sync.Pool{New: func() any { f := make([]h1.Field, 0, 24); return &f }}
-
-func getFields() []h1.Field { return (*fieldArrays.Get().(*[]h1.Field))[:0] }
-
-func putFields(f []h1.Field) {
-	if cap(f) > 0 {
-		f = f[:0]
-		fieldArrays.Put(&f)
-	}
 }
 
 // serve takes the request through its steps. It returns the refusal that ends

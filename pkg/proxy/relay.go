@@ -151,15 +151,18 @@ type attempt struct {
 	waited   bool // after that
 	interims int
 
-	head    []byte // of the answer; resp has spans into it
-	resp    h1.Response
-	chunked *h1.Chunked
-	left    int64
-	over    bool   // the body is complete
-	clogged bool   // carried: the client has to take what there is before more is read
-	surplus bool   // and something followed it
-	held    []byte // data that was looked at before it may be passed on
-	holding int    // how much is to be held; 0: data goes to the client
+	head     []byte       // of the answer; resp has spans into it
+	resp     *h1.Response // of the exchange's heads
+	status   int          // of resp, as are the next two; they are needed for longer
+	framing  h1.BodyKind
+	reusable bool // the connection lives on
+	chunked  *h1.Chunked
+	left     int64
+	over     bool   // the body is complete
+	clogged  bool   // carried: the client has to take what there is before more is read
+	surplus  bool   // and something followed it
+	held     []byte // data that was looked at before it may be passed on
+	holding  int    // how much is to be held; 0: data goes to the client
 
 	watcher   *dify.Watcher
 	reason    lb.Reason
@@ -196,9 +199,8 @@ func (a *attempt) prepare(i int) {
 
 // reset makes the attempt ready for use, keeping what can be used again.
 func (a *attempt) reset() {
-	fields := a.resp.Fields[:0]
-	*a = attempt{x: a.x, i: none, chunked: a.chunked}
-	a.resp.Fields = fields
+	*a = attempt{x: a.x, i: none, chunked: a.chunked, resp: a.resp}
+	a.resp.Reset()
 }
 
 // account ends the attempt and accounts for it, whatever became of it.
@@ -227,7 +229,7 @@ func (a *attempt) letGo(now time.Time) {
 	}
 	a.gone = true
 	a.in.gate.Release()
-	a.x.observe(a.i, a.reason, a.resp.Status, now)
+	a.x.observe(a.i, a.reason, a.status, now)
 }
 
 // giveBack gives the connection back if it may be used again.
@@ -238,7 +240,7 @@ func (a *attempt) giveBack() {
 	}
 	a.x.line.waitFor(nil)
 	a.conn = nil
-	if a.over && a.wrote && !a.surplus && a.r == a.n && a.resp.KeepAlive && a.err == nil {
+	if a.over && a.wrote && !a.surplus && a.r == a.n && a.reusable && a.err == nil {
 		a.up.put(c, a.x.shard, clock(a.x.now))
 	} else {
 		c.close()
@@ -491,6 +493,7 @@ func (a *attempt) consumeHead() (done, fed bool) {
 		return a.err != nil, true
 	}
 	a.head = buf[:size]
+	a.status, a.framing, a.reusable = a.resp.Status, a.resp.Body, a.resp.KeepAlive
 	a.left, a.over = a.resp.ContentLength, a.resp.Body == h1.BodyNone
 	switch a.resp.Body {
 	case h1.BodyChunked:
@@ -536,7 +539,7 @@ func (a *attempt) passInterim(buf []byte) error {
 func (a *attempt) consumeBody() (done bool) {
 	p := a.input()[a.r:a.n]
 	data := p
-	switch a.resp.Body {
+	switch a.framing {
 	case h1.BodyLength:
 		data = p[:min(int64(len(p)), a.left)]
 		a.left -= int64(len(data))
@@ -621,12 +624,12 @@ func (a *attempt) complete() {
 
 // trailers reports whether a trailer section is to be passed on.
 func (a *attempt) trailers() bool {
-	return a.resp.Body == h1.BodyChunked && len(a.chunked.Trailer.Fields) > 0
+	return a.framing == h1.BodyChunked && len(a.chunked.Trailer.Fields) > 0
 }
 
 // ended is told that the instance has closed the connection, or broke it.
 func (a *attempt) ended(err error) {
-	if a.phase == phaseBody && a.resp.Body == h1.BodyUntilClose && err == io.EOF {
+	if a.phase == phaseBody && a.framing == h1.BodyUntilClose && err == io.EOF {
 		a.over = true
 		if a.holding == 0 {
 			a.err = a.pass(nil, true)
@@ -738,7 +741,7 @@ func (a *attempt) endRelay() {
 func (a *attempt) answerHead() error {
 	x := a.x
 	w := x.down.begin(a.resp.Status)
-	x.writeAnswerFields(w, &a.resp, a.head)
+	x.writeAnswerFields(w, a.resp, a.head)
 	kind := a.resp.Body
 	if kind == h1.BodyChunked && a.resp.Has(h1.Trailer) {
 		announceTrailer(w, a.resp.Fields, a.head)
@@ -832,7 +835,7 @@ func (a *attempt) learn() {
 	if code, bad := w.StreamError(); bad {
 		a.reason, x.reason = lb.ReasonStreamError, lb.ReasonStreamError
 		x.p.log.Debug().Str("request_id", x.id).Str("code", code).Msg("error event in stream")
-	} else if dify.ProviderFault(a.resp.Status, w.ErrorCode()) {
+	} else if dify.ProviderFault(a.status, w.ErrorCode()) {
 		a.reason, x.reason = lb.ReasonProviderError, lb.ReasonProviderError
 	}
 }

@@ -28,7 +28,7 @@ func (a *attempt) tunnel() *refusal {
 	}
 	x.status, x.reason, x.upgraded, x.firstByte = a.resp.Status, lb.ReasonOK, true, x.now.Sub(x.start)
 	w := c.begin(a.resp.Status)
-	x.writeAnswerFields(w, &a.resp, a.head)
+	x.writeAnswerFields(w, a.resp, a.head)
 	w.Field("Connection", "Upgrade")
 	w.Field("Upgrade", protocol)
 	c.out.End()
