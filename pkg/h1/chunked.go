@@ -4,10 +4,6 @@ package h1
 // size, without copying data. The zero Chunked is ready, with the default
 // Limits. It belongs to one goroutine at a time.
 type Chunked struct {
-	// Trailer is the trailer section; valid once Done reports true, with Spans
-	// into TrailerBytes. Fields that may not be trailers have been refused.
-	Trailer Section
-
 	// Extras is set when bytes were consumed that are not to be passed on: an
 	// extension, a trailer, leading zeros of a size. While it is false, what was
 	// consumed is byte for byte what could be sent, and a relay may pass it on
@@ -20,8 +16,14 @@ type Chunked struct {
 	extLine  int   // bytes of extensions on this line
 	extTotal int   // and in this message
 	lim      *Limits
-	trailer  []byte
+	trailer  *trailer // nil unless one has come
 	err      *Error
+}
+
+// trailer is a trailer section and what its Spans point into.
+type trailer struct {
+	Section
+	bytes []byte
 }
 
 type chunkState uint8
@@ -57,19 +59,36 @@ var (
 // Reset makes d ready for the next body. lim may be nil, and is kept until the
 // next Reset.
 func (d *Chunked) Reset(lim *Limits) {
-	d.Trailer.reset(0)
 	d.Extras = false
 	d.state, d.digits, d.left, d.extLine, d.extTotal = chunkSize, 0, 0, 0, 0
 	d.lim = lim.orDefaults()
-	d.trailer = d.trailer[:0]
+	if d.trailer != nil {
+		d.trailer.reset(0)
+		d.trailer.bytes = d.trailer.bytes[:0]
+	}
 	d.err = nil
 }
 
 // Done reports whether the body and its trailer section are complete.
 func (d *Chunked) Done() bool { return d.state == chunkDone }
 
+// Trailer returns the fields of the trailer section, with Spans into
+// TrailerBytes; valid once Done reports true, until Reset. Fields that may not
+// be trailers have been refused.
+func (d *Chunked) Trailer() []Field {
+	if d.trailer == nil {
+		return nil
+	}
+	return d.trailer.Fields
+}
+
 // TrailerBytes returns what the Spans of Trailer point into; valid until Reset.
-func (d *Chunked) TrailerBytes() []byte { return d.trailer }
+func (d *Chunked) TrailerBytes() []byte {
+	if d.trailer == nil {
+		return nil
+	}
+	return d.trailer.bytes
+}
 
 // Next consumes bytes of the body from the beginning of p and returns the
 // first data among them, a part of p, and how many bytes of p it has consumed. It
@@ -142,7 +161,7 @@ func (d *Chunked) Next(p []byte) (data []byte, n int, err error) {
 			i++
 			d.state = chunkSize
 		case chunkTrailer:
-			if len(d.trailer) == 0 && len(p)-i >= 2 && p[i] == '\r' && p[i+1] == '\n' {
+			if len(d.TrailerBytes()) == 0 && len(p)-i >= 2 && p[i] == '\r' && p[i+1] == '\n' {
 				d.state = chunkDone
 				return nil, i + 2, nil
 			}
@@ -233,22 +252,25 @@ func (d *Chunked) endSize() {
 // trailers gathers the trailer section, which may come in pieces, and returns
 // how much of p belongs to it.
 func (d *Chunked) trailers(p []byte) (n int, err *Error) {
-	lim := d.limits()
-	before := len(d.trailer)
-	d.trailer = append(d.trailer, p[:min(len(p), lim.Trailers-before)]...)
-	size, perr := d.Trailer.parse(d.trailer, lim.Trailers, lim.Fields)
+	if d.trailer == nil {
+		d.trailer = &trailer{}
+	}
+	t, lim := d.trailer, d.limits()
+	before := len(t.bytes)
+	t.bytes = append(t.bytes, p[:min(len(p), lim.Trailers-before)]...)
+	size, perr := t.parse(t.bytes, lim.Trailers, lim.Fields)
 	switch perr := perr.(type) {
 	case nil:
 	case *Error:
 		return 0, perr
 	default:
-		return len(d.trailer) - before, nil
+		return len(t.bytes) - before, nil
 	}
-	if d.Trailer.seen&notInTrailers != 0 {
+	if t.seen&notInTrailers != 0 {
 		return 0, errTrailers
 	}
-	d.Extras = d.Extras || len(d.Trailer.Fields) > 0
-	d.trailer = d.trailer[:size]
+	d.Extras = d.Extras || len(t.Fields) > 0
+	t.bytes = t.bytes[:size]
 	d.state = chunkDone
 	return size - before, nil
 }

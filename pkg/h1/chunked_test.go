@@ -207,12 +207,12 @@ func TestChunked_ResetForgetsTheBodyBefore(t *testing.T) {
 				b = b[n:]
 			}
 		}
-		if !d.Done() || !d.Extras || len(d.Trailer.Fields) != 1 {
+		if !d.Done() || !d.Extras || len(d.Trailer()) != 1 {
 			t.Fatalf("%+v", d)
 		}
 	}
 	d.Reset(nil)
-	if d.Done() || d.Extras || len(d.Trailer.Fields) != 0 || len(d.TrailerBytes()) != 0 {
+	if d.Done() || d.Extras || len(d.Trailer()) != 0 || len(d.TrailerBytes()) != 0 {
 		t.Errorf("%+v", d)
 	}
 }

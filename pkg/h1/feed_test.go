@@ -127,7 +127,7 @@ func decode(raw []byte, lim *Limits, next func() int) (b body) {
 	b.done, b.extras = d.Done(), d.Extras
 	if b.done {
 		b.trailer = append(b.trailer, d.TrailerBytes()...)
-		b.fields = append(b.fields, d.Trailer.Fields...)
+		b.fields = append(b.fields, d.Trailer()...)
 	}
 	return b
 }

@@ -595,7 +595,7 @@ func (c *clientConn) trailer() ([]h1.Field, []byte) {
 	if c.chunked == nil || !c.chunked.Done() {
 		return nil, nil
 	}
-	return c.chunked.Trailer.Fields, c.chunked.TrailerBytes()
+	return c.chunked.Trailer(), c.chunked.TrailerBytes()
 }
 
 func (c *clientConn) stopReading(stop bool) {

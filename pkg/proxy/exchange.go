@@ -120,9 +120,9 @@ func newExchange(s *Server, down downstream, line *lifeline) *exchange {
 
 // release gives the exchange back.
 func (x *exchange) release() {
-	h, chunked := x.heads, x.attempt.chunked
+	h := x.heads
 	*x = exchange{heads: h}
-	x.attempt.x, x.attempt.chunked = x, chunked
+	x.attempt.x = x
 	if h != nil {
 		h.reset()
 		x.attempt.resp = &h.resp

@@ -156,7 +156,7 @@ type attempt struct {
 	status   int          // of resp, as are the next two; they are needed for longer
 	framing  h1.BodyKind
 	reusable bool // the connection lives on
-	chunked  *h1.Chunked
+	chunked  h1.Chunked
 	left     int64
 	over     bool   // the body is complete
 	clogged  bool   // carried: the client has to take what there is before more is read
@@ -199,7 +199,7 @@ func (a *attempt) prepare(i int) {
 
 // reset makes the attempt ready for use, keeping what can be used again.
 func (a *attempt) reset() {
-	*a = attempt{x: a.x, i: none, chunked: a.chunked, resp: a.resp}
+	*a = attempt{x: a.x, i: none, resp: a.resp}
 	a.resp.Reset()
 }
 
@@ -497,9 +497,6 @@ func (a *attempt) consumeHead() (done, fed bool) {
 	a.left, a.over = a.resp.ContentLength, a.resp.Body == h1.BodyNone
 	switch a.resp.Body {
 	case h1.BodyChunked:
-		if a.chunked == nil {
-			a.chunked = new(h1.Chunked)
-		}
 		a.chunked.Reset(&a.x.s.heads)
 	case h1.BodyLength:
 		a.over = a.left == 0
@@ -624,7 +621,7 @@ func (a *attempt) complete() {
 
 // trailers reports whether a trailer section is to be passed on.
 func (a *attempt) trailers() bool {
-	return a.framing == h1.BodyChunked && len(a.chunked.Trailer.Fields) > 0
+	return a.framing == h1.BodyChunked && len(a.chunked.Trailer()) > 0
 }
 
 // ended is told that the instance has closed the connection, or broke it.
@@ -717,7 +714,7 @@ func (a *attempt) relay() {
 func (a *attempt) endRelay() {
 	x := a.x
 	if a.err == nil && a.trailers() {
-		if err := x.down.endAnswer(a.chunked.Trailer.Fields, a.chunked.TrailerBytes()); err != nil {
+		if err := x.down.endAnswer(a.chunked.Trailer(), a.chunked.TrailerBytes()); err != nil {
 			a.err = errClientGone
 		}
 	}
