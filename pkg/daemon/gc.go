@@ -13,8 +13,10 @@ const (
 	gcInterval = time.Second
 	// calmAllocation is how much a calm process allocates in that time, at most.
 	calmAllocation = 1 << 20
-	// calmGain is how much must be to be had so that a calm process collects.
-	calmGain = 8 << 20
+	// calmGain is how much must be to be had so that a calm process collects;
+	// of a large heap, a part of it.
+	calmGain     = 4 << 20
+	calmGainPart = 16
 )
 
 // TuneGC keeps the garbage collector from running all the time in a process
@@ -89,5 +91,5 @@ func (h *heapState) read() {
 
 // calm reports whether collecting now costs nobody anything and is worth it.
 func (h *heapState) calm() bool {
-	return h.allocated-h.before < calmAllocation && h.objects+h.free > h.live+calmGain
+	return h.allocated-h.before < calmAllocation && h.objects+h.free > h.live+calmGain+h.live/calmGainPart
 }

@@ -38,7 +38,7 @@ func TestTuneGC_GivesBackWhatABurstLeft(t *testing.T) {
 		sink = make([]byte, 1<<20)
 	}
 	h := newHeapState()
-	for deadline := time.Now().Add(30 * time.Second); h.objects+h.free > h.live+calmGain; h.read() {
+	for deadline := time.Now().Add(30 * time.Second); h.objects+h.free > h.live+calmGain+h.live/calmGainPart; h.read() {
 		if time.Now().After(deadline) {
 			t.Fatalf("after 30 s %d MiB of objects, %d live, %d free pages are held", h.objects>>20, h.live>>20, h.free>>20)
 		}
