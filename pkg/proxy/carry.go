@@ -24,33 +24,39 @@ type carriage struct {
 const (
 	carriesNot  uint32 = iota // the stream, if there is one, belongs to a goroutine
 	carryWaits                // it belongs to who changes the state
-	carryServes               // it belongs to the poller
-	carryCalled               // likewise, and was interrupted meanwhile
+	carryServes               // it belongs to who has changed the state
+	carryCalled               // likewise, and something has happened meanwhile
 )
 
 // serve passes on what has come for the stream; false where none is carried.
 // The poller calls it.
 func (k *carriage) serve(w *wire) bool {
-	if !k.state.CompareAndSwap(carryWaits, carryServes) {
-		return false
+	for {
+		switch k.state.Load() {
+		case carryWaits:
+			if k.state.CompareAndSwap(carryWaits, carryServes) {
+				k.feed(w)
+				return true
+			}
+		case carryServes: // it is being put here
+			if k.state.CompareAndSwap(carryServes, carryCalled) {
+				return true
+			}
+		case carryCalled:
+			return true
+		default:
+			return false
+		}
 	}
-	c := k.stream
-	c.done = c.feed()
-	if !c.done && len(c.unsent) == 0 && k.state.CompareAndSwap(carryServes, carryWaits) {
-		return true
-	}
-	k.state.Store(carriesNot)
-	k.drop(w)
-	return true
 }
 
-// call tells the stream to look at what has changed.
+// call has the stream looked at, whatever comes for it.
 func (k *carriage) call(w *wire) {
 	for {
 		switch k.state.Load() {
 		case carryWaits:
 			if k.state.CompareAndSwap(carryWaits, carriesNot) {
-				k.drop(w)
+				k.resume(w)
 				return
 			}
 		case carryServes:
@@ -63,8 +69,28 @@ func (k *carriage) call(w *wire) {
 	}
 }
 
-// drop gives the stream to a goroutine. Whoever took it from its state calls it.
-func (k *carriage) drop(w *wire) {
+// feed passes on what has come and lets the stream wait for more, if that is
+// all that is to be done. The stream is the caller's.
+func (k *carriage) feed(w *wire) {
+	c := k.stream
+	for {
+		if c.done = c.feed(); c.done || len(c.unsent) > 0 {
+			break
+		}
+		if k.state.CompareAndSwap(carryServes, carryWaits) {
+			return
+		}
+		k.state.Store(carryServes)
+		if c.lifeline.over() || w.expired() {
+			break
+		}
+	}
+	k.state.Store(carriesNot)
+	k.resume(w)
+}
+
+// resume gives the stream to a goroutine. The stream is the caller's.
+func (k *carriage) resume(w *wire) {
 	c := k.stream
 	k.stream = nil
 	w.watched.unlisten(w)
@@ -78,19 +104,23 @@ func (c *clientConn) carry() bool {
 		return false // its writes wait
 	}
 	c.x.attempt.rest()
-	w, line := &c.x.attempt.conn.wire, &c.lifeline
+	w := &c.x.attempt.conn.wire
+	k := &w.carried
 	c.riding, c.done = true, false
-	w.carried.stream = c
-	w.carried.state.Store(carryWaits)
-	if !w.watched.listen(w) {
-		w.carried.state.Store(carriesNot) // nobody has seen it, but who interrupts
-		w.carried.stream = nil
+	k.stream = c
+	k.state.Store(carryServes)
+	switch {
+	case !w.watched.listen(w):
 		c.riding = false
+		k.stream = nil
+		k.state.Store(carriesNot)
 		return false
-	}
-	// What was to interrupt the wait may have come before there was one.
-	if line.over() || w.expired() {
-		w.carried.call(w)
+	case c.lifeline.over() || w.expired(): // before there was a wait to be interrupted
+		k.state.Store(carriesNot)
+		k.resume(w)
+	case !k.state.CompareAndSwap(carryServes, carryWaits):
+		k.state.Store(carryServes)
+		k.feed(w)
 	}
 	return true
 }

@@ -255,7 +255,7 @@ func TestEngine_ClientGoesInAnyPhase(t *testing.T) {
 			}
 			what := phase.name + ", " + way
 			eventually(t, what+": the instance is let go", func() bool { return open.Load() == 0 })
-			if d := time.Since(left); d > 100*time.Millisecond {
+			if d := time.Since(left); d > 2*time.Second { // at once, on a machine that may be busy
 				t.Errorf("%s: the instance was let go after %v", what, d)
 			}
 			eventually(t, what+": the connection is closed", func() bool { return r.p.Connections() == 0 })
