@@ -94,8 +94,9 @@ func (d *Draft) TokenOwner(h lb.TokenHash) (app string, ok bool) {
 	return app, ok
 }
 
-// Changes returns what the draft would change, in the order of Update's Result,
-// which may be the same slice: it must not be changed.
+// Changes returns what the draft would change, in the order of Update's Result.
+// It is worked out anew with each call: of a large change it is several times as
+// much memory as what changes.
 func (d *Draft) Changes() []Change {
 	p, err := d.plan()
 	if err != nil {
@@ -138,9 +139,8 @@ func (r *record) quiet() bool {
 
 // plan is a draft turned into keys.
 type plan struct {
-	records   []record
-	mods      map[string]int64 // mod revision that each touched key had
-	described []Change         // nil: not yet
+	records []record
+	mods    map[string]int64 // mod revision that each touched key had
 }
 
 var errStale = errors.New("the mirror has moved past the draft's base")
@@ -388,12 +388,7 @@ func (b *planner) plan() *plan {
 }
 
 // changes tells people what the plan does.
-func (p *plan) changes() []Change {
-	if p.described == nil {
-		p.described = describeAll(p.records)
-	}
-	return p.described
-}
+func (p *plan) changes() []Change { return describeAll(p.records) }
 
 func describeAll(records []record) []Change {
 	var cs []Change

@@ -71,8 +71,8 @@ func TestStaged_IsSeenAtOnceAndKeepsItsRevision(t *testing.T) {
 		t.Fatal(err)
 	}
 	snap := await(t, watcher, res.Revision)
-	if len(snap.Applications) != 100 || len(res.Changes) != 1603 {
-		t.Errorf("%d applications, %d changes", len(snap.Applications), len(res.Changes))
+	if len(snap.Applications) != 100 || len(res.Changes()) != 1603 {
+		t.Errorf("%d applications, %d changes", len(snap.Applications), len(res.Changes()))
 	}
 	if snap.ConfigRevision != res.Revision || snap.Applications[7].Revision != res.Revision || snap.Applications[7].Instances[2].Revision != res.Revision {
 		t.Errorf("revision %d, application %d, instance %d; want %d", snap.ConfigRevision, snap.Applications[7].Revision, snap.Applications[7].Instances[2].Revision, res.Revision)

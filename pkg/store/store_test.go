@@ -112,7 +112,7 @@ func TestUpdate_IsSeenByEveryStore(t *testing.T) {
 	end, prefix := storetest.Etcd(t), storetest.Prefix(t)
 	a, b := storetest.OpenAt(t, end, prefix), storetest.OpenAt(t, end, prefix)
 	res := put(t, a, application("shop", "dify1", "dify2"))
-	if !res.Changed || len(res.Changes) != 4 {
+	if !res.Changed || len(res.Changes()) != 4 {
 		t.Errorf("result %+v, want 4 changes", res)
 	}
 	for _, s := range []*store.Store{a, b} {
@@ -170,11 +170,11 @@ func TestUpdate_TouchesOnlyWhatChanged(t *testing.T) {
 	if before.Application("web") != after.Application("web") {
 		t.Error("an application that did not change is not shared")
 	}
-	if len(res.Changes) != 1 || res.Changes[0].Kind != "instance" || res.Changes[0].Name != "b" || res.Changes[0].Action != "changed" {
-		t.Errorf("changes %+v", res.Changes)
+	if len(res.Changes()) != 1 || res.Changes()[0].Kind != "instance" || res.Changes()[0].Name != "b" || res.Changes()[0].Action != "changed" {
+		t.Errorf("changes %+v", res.Changes())
 	}
-	if strings.Contains(string(res.Changes[0].After), "app-secret") {
-		t.Errorf("a change shows a secret: %s", res.Changes[0].After)
+	if strings.Contains(string(res.Changes()[0].After), "app-secret") {
+		t.Errorf("a change shows a secret: %s", res.Changes()[0].After)
 	}
 }
 
@@ -441,7 +441,7 @@ func TestPoisonedKey_IsHealedByPuttingItsLastGoodValue(t *testing.T) {
 			}
 		}
 		if again := update(t, s, declare); again.Changed {
-			t.Errorf("%s: a sound store was written to: %+v", c.key, again.Changes)
+			t.Errorf("%s: a sound store was written to: %+v", c.key, again.Changes())
 		}
 	}
 }

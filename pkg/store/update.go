@@ -21,7 +21,16 @@ type Result struct {
 	// that of the last one.
 	Revision int64
 	Changed  bool
-	Changes  []Change
+	plan     *plan
+}
+
+// Changes returns what was changed, worked out anew with each call, as that of
+// a Draft.
+func (r *Result) Changes() []Change {
+	if r.plan == nil {
+		return nil
+	}
+	return r.plan.changes()
 }
 
 // Bounds of a change that fits into one transaction. etcd's own, by default,
@@ -91,7 +100,7 @@ func (s *Store) Update(ctx context.Context, audit lb.Audit, edit func(*Draft) er
 		rev, err := s.commit(ctx, audit, base, p)
 		if err == nil {
 			s.catchUp(ctx, rev)
-			return Result{Revision: rev, Changed: true, Changes: p.changes()}, nil
+			return Result{Revision: rev, Changed: true, plan: p}, nil
 		}
 		var beaten *conflict
 		if !errors.As(err, &beaten) {
