@@ -86,7 +86,7 @@ func judgeRounds(all []heard) (level, found string) {
 	shape := fmt.Sprintf("%d events, one every %s", last.events, last.gap)
 	switch {
 	case last.passes() && (last.gap == all[0].gap || busy):
-		return levelOK, fmt.Sprintf("events come as they are sent: %s, none held for more than %s", shape, longest.Round(time.Millisecond))
+		return levelOK, fmt.Sprintf("events come as they are sent: %s, none held for more than %s", shape, longest.Truncate(time.Millisecond)+time.Millisecond)
 	case last.passes():
 		slow, _ := all[len(all)-2].held()
 		return levelWarn, fmt.Sprintf("events come late, held for up to %s, but not until later ones come: %s arrived apart", slow.Round(time.Millisecond), shape)

@@ -49,6 +49,12 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 	a, err := s.hub.Accept(node, cluster.Acceptance{Epoch: body.Epoch, Revision: body.Revision})
 	if err != nil {
 		log(a, err)
+		switch {
+		case errors.Is(err, lb.ErrConflict):
+			return fail(http.StatusConflict, "changed", "%s; nothing was done", err) // and trying again is no help
+		case errors.Is(err, lb.ErrNotFound):
+			return s.noProxy(node)
+		}
 		return err
 	}
 	log(a, nil)
@@ -65,6 +71,20 @@ func (s *Server) acceptNode(w http.ResponseWriter, r *http.Request, q *query) er
 		return err
 	}
 	return answer(w, http.StatusOK, n)
+}
+
+// noProxy is the 404 of a node that is no live lb-proxy.
+func (s *Server) noProxy(id string) error {
+	var proxies []string
+	for _, n := range s.hub.Nodes() {
+		switch {
+		case n.Role == lb.RoleProxy:
+			proxies = append(proxies, n.ID)
+		case n.ID == id:
+			return fail(http.StatusNotFound, "not-found", "%q is an lb-admin, which holds nothing back; only an lb-proxy does", id)
+		}
+	}
+	return notFound("live proxy", id, proxies)
 }
 
 // AcceptNode lets an lb-proxy put in force what it holds back, and waits until

@@ -18,7 +18,7 @@ func (h *fakeHub) Accept(node string, a cluster.Acceptance) (cluster.Acceptance,
 		n := &h.nodes[i]
 		held := cluster.Acceptance{Epoch: n.RefusedEpoch, Revision: n.RefusedRevision}
 		switch {
-		case n.ID != node:
+		case n.ID != node || n.Role != lb.RoleProxy:
 			continue
 		case !n.HeldBack || a != (cluster.Acceptance{}) && a != held:
 			return a, lb.Errorf(lb.ErrConflict, "proxy %q does not hold that back", node)

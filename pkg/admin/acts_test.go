@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"difylb/pkg/cluster"
 	"difylb/pkg/lb"
 )
 
@@ -117,5 +118,43 @@ func TestActs_WhoDoesNotReadIsToldThatHeMissedSomething(t *testing.T) {
 	}
 	if a.tell(EventAccept, json.RawMessage("{}")); !l.missed.Load() {
 		t.Error("it was not noticed")
+	}
+}
+
+// TestProblems_NameWhatIsWrongAndWhatWouldBeRight goes through wrong bodies,
+// ids and paths, each of which is told in one message in the words of JSON.
+func TestProblems_NameWhatIsWrongAndWhatWouldBeRight(t *testing.T) {
+	f := newFixture(t)
+	f.applyShop()
+	f.hub.set(0, proxy("proxy-1", 1), cluster.NodeStatus{ID: "admin-1", Role: lb.RoleAdmin})
+	for _, c := range []struct {
+		status                     int
+		method, path, body, detail string
+	}{
+		{422, "POST", "/access", `{"nam":"x"}`, `nam: there is no such key; did you mean "name"?`},
+		{422, "POST", "/access", `{"name":5,"role":"viewer"}`, `name: a number stands where text belongs`},
+		{422, "POST", "/access", `{"name":["a"]}`, `name: a list stands where text belongs`},
+		{422, "POST", "/access", `{"name":"x","role":"vewer"}`, `did you mean "viewer"?`},
+		{422, "POST", "/access", `"x"`, `text stands where a mapping belongs`},
+		{422, "POST", "/apps/shop/tokens", `{"disabled":"no"}`, `disabled: text stands where true or false belongs`},
+		{422, "POST", "/apps/shop/tokens", `{"label":{}}`, `label: a mapping stands where text belongs`},
+		{422, "POST", "/nodes/proxy-1/accept", `{"refused_revision":"7"}`, `refused_revision: text stands where a whole number belongs`},
+		{422, "POST", "/nodes/proxy-1/accept", `{"refused_revision":1.5}`, `refused_revision: a number stands where a whole number belongs`},
+		{422, "POST", "/nodes/proxy-1/accept", `{"refused_revison":7}`, `did you mean "refused_revision"?`},
+		{404, "POST", "/nodes/proxy-2/accept", "", `there is no live proxy "proxy-2"; did you mean "proxy-1"?`},
+		{404, "POST", "/nodes/admin-1/accept", "", `"admin-1" is an lb-admin, which holds nothing back`},
+		{404, "GET", "/apps/nothing-like-it", "", `there is no application "nothing-like-it"; there are desk, shop`},
+		{404, "GET", "/aps", "", `did you mean "apps"?`},
+		{404, "GET", "/histroy/5", "", `did you mean "history"?`},
+		{400, "GET", "/history/x", "", `"x" is not a revision; GET /api/v1/history lists them`},
+	} {
+		r := f.want(c.status, RoleAdmin, c.method, Base+c.path, c.body)
+		if p := r.problem(t); !strings.Contains(p.Detail, c.detail) {
+			t.Errorf("%s %s %s: %q, want %q", c.method, c.path, c.body, p.Detail, c.detail)
+		}
+	}
+	r := f.want(409, RoleAdmin, "POST", Base+"/nodes/proxy-1/accept", "")
+	if p := r.problem(t); strings.Contains(p.Detail, "try again") || !strings.Contains(p.Detail, "nothing was done") {
+		t.Errorf("to accept where nothing is held back: %q", p.Detail)
 	}
 }

@@ -78,7 +78,7 @@ func revisionOf(r *http.Request) (int64, error) {
 	text := r.PathValue("revision")
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 1 {
-		return 0, fail(http.StatusBadRequest, "malformed", "%q is not a revision", text)
+		return 0, fail(http.StatusBadRequest, "malformed", "%q is not a revision; GET %s/history lists them", text, Base)
 	}
 	return n, nil
 }

@@ -20,7 +20,7 @@ func ParseShare(text string) (float64, error) {
 	switch {
 	case err != nil || math.IsNaN(v):
 		return 0, lb.Errorf(lb.ErrInvalid, "%q is not a share such as 5%% or 0.05", text)
-	case !percent && v > 1:
+	case !percent && v > 1 && v <= 100:
 		return 0, lb.Errorf(lb.ErrInvalid, "%q is more than all; %s%% is a share", text, digits)
 	case percent:
 		v /= 100

@@ -20,7 +20,7 @@ func TestParseShare(t *testing.T) {
 			t.Errorf("%q is %v, %v", text, got, err)
 		}
 	}
-	for text, words := range map[string]string{"5": "5% is a share", "": "not a share", "101%": "0% to 100%", "-1%": "0% to 100%", "NaN": "not a share", "much": "not a share"} {
+	for text, words := range map[string]string{"5": "5% is a share", "": "not a share", "101%": "0% to 100%", "500": "0% to 100%", "-1%": "0% to 100%", "NaN": "not a share", "much": "not a share"} {
 		if got, err := ParseShare(text); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%q is %v, %v", text, got, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"difylb/pkg/lb"
@@ -85,9 +86,21 @@ func invalid(fs lb.Faults) *failure {
 	return f
 }
 
-// notFound names the object that is missing and those of a similar name.
+// fewNames is how many names are worth listing.
+const fewNames = 8
+
+// notFound names the object that is missing and one of a similar name, or all
+// that there are where these are few.
 func notFound(kind, name string, have []string) error {
-	return fail(http.StatusNotFound, "not-found", "there is no %s %q%s", kind, name, lb.DidYouMean(name, have))
+	hint := lb.DidYouMean(name, have)
+	switch n := len(have); {
+	case hint != "" || n == 0 || n > fewNames:
+	case n == 1:
+		hint = "; there is " + have[0]
+	default:
+		hint = "; there are " + strings.Join(have, ", ")
+	}
+	return fail(http.StatusNotFound, "not-found", "there is no %s %q%s", kind, name, hint)
 }
 
 func (f *failure) write(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,16 +77,67 @@ func decodeJSON(data []byte, into any) error {
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
 	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
 		return fail(http.StatusBadRequest, "malformed", "not JSON: %s", err)
+	case errors.As(err, &kind):
+		return invalid(lb.Faults{{Path: kind.Field, Message: kindOf(kind.Value) + " stands where " + belongs(kind.Type) + " belongs"}})
 	case err != nil:
-		return invalid(lb.Faults{{Message: strings.TrimPrefix(err.Error(), "json: ")}})
+		// Of encoding/json's other errors there is one, which has no type.
+		text := strings.TrimPrefix(err.Error(), "json: ")
+		if name, ok := strings.CutPrefix(text, "unknown field "); ok {
+			name, _ = strconv.Unquote(name)
+			text = "there is no such key" + lb.DidYouMean(name, keysOf(into))
+			return invalid(lb.Faults{{Path: name, Message: text}})
+		}
+		return invalid(lb.Faults{{Message: text}})
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return fail(http.StatusBadRequest, "malformed", "not JSON: something follows the object")
 	}
 	return nil
+}
+
+// kindOf says in words what encoding/json calls a value.
+func kindOf(value string) string {
+	switch {
+	case value == "string":
+		return "text"
+	case value == "bool":
+		return "true or false"
+	case value == "array":
+		return "a list"
+	case value == "object":
+		return "a mapping"
+	}
+	return "a number" // "number", or with its digits
+}
+
+func belongs(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "a mapping"
+	}
+	return "a whole number"
+}
+
+// keysOf lists the keys that a struct is read from.
+func keysOf(into any) []string {
+	t := reflect.TypeOf(into).Elem()
+	var keys []string
+	for i := range t.NumField() {
+		if key, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); key != "" && key != "-" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // query reads parameters, collecting every fault.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -214,7 +215,27 @@ func (s *Server) unknownPath(w http.ResponseWriter, r *http.Request) {
 		s.dashboard.ServeHTTP(w, r)
 		return
 	}
-	fail(http.StatusNotFound, "not-found", "there is nothing at %s; %s/openapi.json lists what there is", r.URL.Path, Base).write(w, r)
+	fail(http.StatusNotFound, "not-found", "there is nothing at %s; %s/openapi.json lists what there is%s", r.URL.Path, Base, nearPath(r.URL.Path)).write(w, r)
+}
+
+// nearPath proposes the call whose first word is nearly that of the path.
+func nearPath(path string) string {
+	rest, ok := strings.CutPrefix(path, Base+"/")
+	if !ok {
+		return ""
+	}
+	var words []string
+	for i := range endpoints {
+		if p, ok := strings.CutPrefix(endpoints[i].path, Base+"/"); ok {
+			word, _, _ := strings.Cut(p, "/")
+			words = append(words, word)
+		}
+	}
+	word, _, _ := strings.Cut(rest, "/")
+	if slices.Contains(words, word) {
+		return ""
+	}
+	return lb.DidYouMean(word, words)
 }
 
 func (s *Server) unknownMethod(w http.ResponseWriter, r *http.Request) {
