@@ -47,21 +47,28 @@ function Changes({ list }: { list: OneChange[] }): JSX.Element {
   return (
     <ul class="changes">
       {list.map((c) => (
-        <li key={`${c.kind}/${c.app}/${c.name}`}>
-          <b>{changed(c)}</b>
-          {c.before && c.after ? (
-            <dl class="diff">
-              {differences(c.before, c.after).map(([path, before, after]) => [
-                <dt key={path} lang="en">{path}</dt>,
-                <dd key={`${path} `} lang="en"><del>{text(before)}</del><span class="arrow"> → </span><ins>{text(after)}</ins></dd>,
-              ])}
-            </dl>
-          ) : (c.before ?? c.after) !== undefined && (
-            <details><summary>{t("history.object")}</summary><pre tabIndex={0} lang="en">{JSON.stringify(c.before ?? c.after, null, 2)}</pre></details>
-          )}
-        </li>
+        <li key={`${c.kind}/${c.app}/${c.name}`}><OneObject change={c} /></li>
       ))}
     </ul>
+  );
+}
+
+/** OneObject shows the fields that changed, and folded the whole of what was created or deleted. */
+function OneObject({ change }: { change: OneChange }): JSX.Element {
+  const { before, after } = change;
+  const whole = before ?? after;
+  if (whole === undefined) return <b>{changed(change)}</b>;
+  if (!before || !after) return <details><summary>{changed(change)}</summary><pre tabIndex={0} lang="en">{JSON.stringify(whole, null, 2)}</pre></details>;
+  return (
+    <>
+      <b>{changed(change)}</b>
+      <dl class="diff">
+        {differences(before, after).map(([path, was, is]) => [
+          <dt key={path} lang="en">{path}</dt>,
+          <dd key={`${path} `} lang="en"><del>{text(was)}</del><span class="arrow"> → </span><ins>{text(is)}</ins></dd>,
+        ])}
+      </dl>
+    </>
   );
 }
 
