@@ -13,7 +13,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,12 +154,20 @@ func (p *Plane) Endpoints() []string { return p.endpoints }
 // TokenFile returns the file that the first start writes the admin token to.
 func (p *Plane) TokenFile() string { return filepath.Join(p.opts.DataDir, admin.TokenFile) }
 
+// gcPercent is how much is allocated, of what is live, until garbage is
+// collected. An lb-admin has time, and a large change makes several times as
+// much garbage as there is configuration.
+const gcPercent = 50
+
 // Run serves until ctx ends, then shuts down: it leaves the election and its
 // key first, so that another takes over at once, then ends REST and the link,
 // then the store. It returns when all that it started has ended.
 func (p *Plane) Run(ctx context.Context) (err error) {
 	defer p.http.Close()
 	defer p.grpc.Close()
+	if os.Getenv("GOGC") == "" { // whoever sets that knows better
+		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	}
 	opts := p.opts.Store
 	opts.Log, opts.TLS = p.opts.Log, p.opts.EtcdTLS.Settings()
 	if len(opts.Endpoints) == 0 {
