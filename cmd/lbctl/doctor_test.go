@@ -2,9 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -140,25 +137,4 @@ func TestSong_IsJudgedByItsRhythm(t *testing.T) {
 			t.Errorf("%s: %s, %s; want %s", c.name, level, found, c.want)
 		}
 	}
-}
-
-// streaming answers word by word; a buffering one hands them over at the end.
-func streaming(t *testing.T, buffering bool) string {
-	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer user-token-000001" || r.URL.Path != "/v1/chat-messages" || r.Header.Get("X-User-ID") != "lbctl-doctor" {
-			http.Error(w, `{"code":"unauthorized"}`, http.StatusUnauthorized)
-			return
-		}
-		w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
-		for i := range 12 {
-			time.Sleep(60 * time.Millisecond) // the words of a model
-			fmt.Fprintf(w, "event: message\ndata: {\"answer\":\"%d\"}\n\n", i)
-			if !buffering {
-				_ = http.NewResponseController(w).Flush()
-			}
-		}
-	}))
-	t.Cleanup(s.Close)
-	return s.URL
 }
