@@ -41,7 +41,7 @@ func TestFault_Memory(t *testing.T) {
 						path, contentType, body = "/v1/files/upload", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n"+strings.Repeat("half of it\n", 40<<10)
 					} else {
 						path, contentType, body = "/v1/chat-messages", "application/json",
-							fmt.Sprintf(`{"query":"hello","user":"slow-%d","response_mode":"streaming","inputs":{"_standin":{"tokens":100000,"gap_ms":0,"first_ms":1}}}`, i)
+							fmt.Sprintf(`{"query":"hello","user":"slow-%d","response_mode":"streaming","inputs":{"_standin":{"tokens":20000,"gap_ms":0,"first_ms":1}}}`, i)
 					}
 					length := len(body)
 					if i%3 == 0 {
@@ -68,6 +68,9 @@ func TestFault_Memory(t *testing.T) {
 				}
 				if used > 0.9 {
 					s.t.Errorf("it used %.0f %% of a core", 100*used)
+				}
+				for _, in := range s.instances { // the stand-ins have 400 streams to end at once, on the same two cores, and may miss a probe
+					s.absent(in)
 				}
 				for _, conn := range crowd {
 					conn.Close()
