@@ -340,7 +340,9 @@ func (c *clientConn) parse() parseResult {
 		c.empty() // an answer may take long
 	}
 	c.bodyEnd = result == requestWhole
-	c.expects.Store(!c.bodyEnd && x.req.ExpectContinue)
+	if expects := !c.bodyEnd && x.req.ExpectContinue; c.expects.Load() != expects { // storing costs much more than looking
+		c.expects.Store(expects)
+	}
 	if x.req.Body != h1.BodyNone && x.req.ContentLength != 0 {
 		x.body = &x.ownBody
 		*x.body = body{src: c, declared: x.req.ContentLength, dir: c.s.p.opts.SpoolDir}

@@ -650,7 +650,7 @@ func TestMemory_RepetitionForgetsNothing(t *testing.T) {
 	ids := make(map[*memoryPart][]string)
 	for i := 0; ; i++ {
 		id := fmt.Sprint("id-", i)
-		p := m.part(id)
+		p, _ := m.part("app", id)
 		if ids[p] = append(ids[p], id); len(ids[p]) <= 2*memoryPartSize {
 			m.learn("app", id, "a", time.Now())
 			continue

@@ -22,9 +22,10 @@ type memoryPart struct {
 	young, old map[memoryKey]memoryEntry
 }
 
-// memoryKey is an id within an application; ids that are good for all have the
-// application "".
-type memoryKey struct{ app, id string }
+// memoryKey is the hash of an id and its application; ids that are good for all
+// have the application "". Two that hash to the same share an entry, which is no
+// worse than not to remember, and happens in one of 2^47 cases when all is full.
+type memoryKey uint64
 
 type memoryEntry struct {
 	place string // name of an instance, or an address
@@ -38,8 +39,9 @@ func newMemory(lifetime time.Duration) *memory {
 	return &memory{lifetime: lifetime, seed: maphash.MakeSeed()}
 }
 
-func (m *memory) part(id string) *memoryPart {
-	return &m.parts[maphash.String(m.seed, id)%uint64(len(m.parts))]
+func (m *memory) part(app, id string) (*memoryPart, memoryKey) {
+	h := maphash.String(m.seed, id) + 31*maphash.String(m.seed, app)
+	return &m.parts[h%uint64(len(m.parts))], memoryKey(h)
 }
 
 // learn notes where an id is at home.
@@ -47,10 +49,9 @@ func (m *memory) learn(app, id, place string, now time.Time) {
 	if id == "" {
 		return
 	}
-	p := m.part(id)
+	p, key := m.part(app, id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := memoryKey{app, id}
 	if _, known := p.young[key]; !known && len(p.young) >= memoryPartSize {
 		p.old, p.young = p.young, nil
 	}
@@ -62,12 +63,12 @@ func (m *memory) learn(app, id, place string, now time.Time) {
 
 // find returns where the id was seen last.
 func (m *memory) find(app, id string) (place string, ok bool) {
-	p := m.part(id)
+	p, key := m.part(app, id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e, ok := p.young[memoryKey{app, id}]
+	e, ok := p.young[key]
 	if !ok {
-		e, ok = p.old[memoryKey{app, id}]
+		e, ok = p.old[key]
 	}
 	if !ok || (m.lifetime > 0 && time.Since(e.seen) > m.lifetime) {
 		return "", false

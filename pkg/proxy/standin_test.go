@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -49,24 +52,37 @@ func TestStandin_ConversationAndStop(t *testing.T) {
 			t.Errorf("%d %s", resp.StatusCode, body)
 		}
 	}
+	body = `{"inputs":{"_standin":{"tokens":4000,"gap_ms":5}},"query":"long","response_mode":"streaming","user":"` + user + `"}`
+	req, err := http.NewRequest("POST", r.url+"/v1/chat-messages", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer user-token-shop")
+	req.Header.Set("Content-Type", "application/json")
+	stream, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	// The task becomes known with the first event that passes.
+	lines := bufio.NewReader(stream.Body)
+	var task string
+	for task == "" {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, after, _ := strings.Cut(line, `"task_id":"`)
+		if !strings.Contains(after, `"`) {
+			_, after, _ = strings.Cut(line, `"task_id": "`)
+		}
+		task, _, _ = strings.Cut(after, `"`)
+	}
 	streamed := make(chan string, 1)
 	go func() {
-		_, body := r.do("POST", "/v1/chat-messages", "", `{"inputs":{"_standin":{"tokens":4000,"gap_ms":5}},"query":"long","response_mode":"streaming","user":"`+user+`"}`)
-		streamed <- body
+		body, _ := io.ReadAll(lines)
+		streamed <- string(body)
 	}()
-	// The task becomes known with the first event that passes.
-	var task string
-	eventually(t, "a task is known", func() bool {
-		for i := range r.p.tasks.parts {
-			part := &r.p.tasks.parts[i]
-			part.mu.Lock()
-			for k := range part.young {
-				task = k.id
-			}
-			part.mu.Unlock()
-		}
-		return task != ""
-	})
 	if resp, _ := r.do("POST", "/v1/chat-messages/"+task+"/stop", "", `{"user":"`+user+`"}`); resp.StatusCode != 200 {
 		t.Error(resp.StatusCode)
 	}

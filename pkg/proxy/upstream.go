@@ -126,7 +126,9 @@ func (u *upstream) put(c *instanceConn, shard uint32, now int64) {
 	l := &u.idle[shard%idleShards]
 	c.used = true
 	c.since.Store(now)
-	c.home.Store(l)
+	if c.home.Load() != l { // storing costs much more than looking
+		c.home.Store(l)
+	}
 	c.expectAt(now + int64(idleLifetime))
 	l.mu.Lock()
 	if len(l.conns) >= maxIdle {
