@@ -144,8 +144,8 @@ func (s *story) watchStatus() (end func() watch) {
 	}
 }
 
-// lost compares the counters. What they have lost, and by how much they went
-// back meanwhile, must be no more than what deaths excuse.
+// lost compares the counters. What they have lost must be no more than what
+// deaths excuse, and what was shown must not have gone back.
 func (s *story) lost(before tally, deaths []death, w watch) {
 	s.t.Helper()
 	const memory = 5 * time.Second
@@ -175,8 +175,11 @@ func (s *story) lost(before tally, deaths []death, w watch) {
 	if lost := int(served - shown); served > shown && lost > mayBeLost {
 		s.t.Errorf("%d of %d requests are not counted, at most %d may be lost", lost, served, mayBeLost)
 	}
-	if w.looked < 20 || w.back > uint64(mayBeLost) {
-		s.t.Errorf("complete figures went back by %d, seen by %d looks; at most %d may be lost", w.back, w.looked, mayBeLost)
+	// Whoever is left tells the others what was shown. Only what a proxy had told
+	// one lb-admin, and not yet the other when it was killed, can go with that one.
+	const between = 2
+	if w.looked < 20 || w.back > between {
+		s.t.Errorf("complete figures went back by %d, seen by %d looks", w.back, w.looked)
 	}
 	kills := 0
 	for _, d := range deaths {
