@@ -2,24 +2,56 @@ package proxy
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
+
+	"difylb/pkg/certs"
 )
 
 func TestCanary_ComesAtOnceAndSaysWhenItWasSent(t *testing.T) {
 	var asked atomic.Int32
 	r := newRig(t, nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
+	cert, key := writeCertificate(t, t.TempDir(), "one.example")
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.s.ServeTLS(ln, pair) }()
+	defer func() { r.s.Close(); <-done }()
+	h2 := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer h2.CloseIdleConnections()
 	const gap = 150 * time.Millisecond
-	for _, method := range []string{"GET", "POST"} {
-		req, _ := http.NewRequest(method, r.url+"/v1/chat-messages?user=u&lb_canary=4x150ms", strings.NewReader(`{"user":"u"}`))
+	for _, c := range []struct {
+		method, url string
+		via         http.RoundTripper
+		major       int
+	}{
+		{"GET", r.url, http.DefaultTransport, 1},
+		{"POST", r.url, http.DefaultTransport, 1},
+		{"POST", "https://" + ln.Addr().String(), h2, 2},
+	} {
+		method := c.method
+		req, _ := http.NewRequest(method, c.url+"/v1/chat-messages?user=u&lb_canary=4x150ms", strings.NewReader(`{"user":"u"}`))
 		req.Header.Set("Authorization", "Bearer user-token-shop")
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := c.via.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if resp.ProtoMajor != c.major {
+			t.Errorf("%s %s: %s", method, c.url, resp.Proto)
 		}
 		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream; charset=utf-8" || resp.Header.Get("X-Request-ID") == "" {
 			t.Errorf("%s: %d %v", method, resp.StatusCode, resp.Header)
@@ -57,7 +89,7 @@ func TestCanary_ComesAtOnceAndSaysWhenItWasSent(t *testing.T) {
 	if asked.Load() > 0 {
 		t.Error("the instance was asked")
 	}
-	eventually(t, "both are logged", func() bool { return len(r.lines("reason", "ok")) == 2 })
+	eventually(t, "all are logged", func() bool { return len(r.lines("reason", "ok")) == 3 })
 	if l := r.lines("reason", "ok"); l[0]["events"] != 4.0 || l[0]["instance"] != nil {
 		t.Errorf("logged %v", l)
 	}
