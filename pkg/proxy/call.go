@@ -140,10 +140,6 @@ func (c *call) maxBody() int64 {
 
 // setUser places the call by its user id, "" for none.
 func (c *call) setUser(user string, source userid.Source) *refusal {
-	if wantsCanary(c.query) {
-		c.kind = dify.Call{Known: true, Stop: true} // one that forwardStop sees first; no user is needed
-		return nil
-	}
 	if len(user) > userid.MaxLength {
 		return refuse(lb.ReasonBadRequest, "the user id is too long")
 	}

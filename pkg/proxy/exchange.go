@@ -241,6 +241,9 @@ func (x *exchange) serve() *refusal {
 	if ref := x.authorize(x.all(x.values[:0], h1.Authorization)); ref != nil {
 		return ref
 	}
+	if wantsCanary(x.query) {
+		return x.serveCanary() // not for any instance
+	}
 	x.kind = dify.Classify(x.method, x.path)
 	if x.body != nil {
 		x.body.limit = x.maxBody()

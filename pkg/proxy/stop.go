@@ -26,9 +26,6 @@ const taskLifetime = 30 * time.Minute
 // is false when no instance may take it. A body that can't be sent several
 // times goes to the user's own instance only.
 func (x *exchange) forwardStop() (ref *refusal, done bool) {
-	if wantsCanary(x.query) {
-		return x.serveCanary(), true // not for any instance
-	}
 	if name, ok := x.p.tasks.find(x.app.app.Decl.Name, x.kind.TaskID); ok {
 		if i := x.app.app.Index(name); i >= 0 && x.app.app.Instances[i].Decl.State != lb.Disabled {
 			if ref, next := x.try(i); next == none {
