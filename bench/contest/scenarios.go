@@ -54,7 +54,7 @@ type figures map[string]float64
 type pace struct {
 	rounds           int
 	warmup, measure  time.Duration
-	few, many        int // connections
+	few, many, most  int // connections; most 0 leaves that scenario out
 	rate             float64
 	streams          int
 	settle           time.Duration
@@ -74,13 +74,13 @@ var (
 		streams: 500, settle: 400 * time.Millisecond, calm: 2500 * time.Millisecond, held: 2000, fileSize: 64 << 20, files: 8, limit: 5 * time.Minute, benchmarkRepeats: 3,
 	}
 	full = pace{
-		rounds: 7, warmup: time.Second, measure: 2500 * time.Millisecond, few: 64, many: 512, rate: 8000,
+		rounds: 7, warmup: time.Second, measure: 2500 * time.Millisecond, few: 64, many: 512, most: 8192, rate: 8000,
 		streams: 500, settle: time.Second, calm: 3 * time.Second, held: 2000, heldMany: 9000, heldManyRounds: 3,
 		fileSize: 128 << 20, files: 8, behind: 4, limit: 25 * time.Minute, benchmarkRepeats: 7,
 	}
 	// tiny is for the test of this package.
 	tiny = pace{
-		rounds: 1, warmup: 50 * time.Millisecond, measure: 200 * time.Millisecond, few: 4, many: 16, rate: 200,
+		rounds: 1, warmup: 50 * time.Millisecond, measure: 200 * time.Millisecond, few: 4, many: 16, most: 24, rate: 200,
 		streams: 10, settle: 50 * time.Millisecond, calm: 50 * time.Millisecond, held: 20, heldMany: 30, heldManyRounds: 1,
 		fileSize: 1 << 20, files: 4, behind: 2, limit: time.Minute, benchmarkRepeats: 1,
 	}
@@ -100,6 +100,10 @@ func (p pace) scenarios() []scenario {
 		{
 			key: "many", title: fmt.Sprintf("blocking, %d connections", p.many), cores: 1, metrics: blocking,
 			measure: p.requests(p.many, 0),
+		},
+		{
+			key: "most", title: fmt.Sprintf("blocking, %d connections", p.most), cores: 1, rounds: 3, metrics: blocking,
+			measure: p.requests(p.most, 0),
 		},
 		{
 			key: "rate", title: fmt.Sprintf("blocking, %.0f requests/s offered", p.rate), cores: 1, direct: true,
@@ -122,6 +126,9 @@ func (p pace) scenarios() []scenario {
 			metrics: []metric{{mStream, "resident KiB per stream", 1, true}, {mResident, "resident MiB in all", 1, true}},
 			measure: p.heldStreams(p.held),
 		},
+	}
+	if p.most == 0 {
+		list = slices.DeleteFunc(list, func(s scenario) bool { return s.key == "most" })
 	}
 	if p.heldMany > 0 {
 		list = append(list, scenario{

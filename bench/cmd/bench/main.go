@@ -38,7 +38,7 @@ func run() error {
 	flag.StringVar(&o.Old, "old", "", "`directory` of another lb-proxy, to compare with")
 	flag.BoolVar(&o.Benchmarks, "gobench", false, "run the Go benchmarks that have a target as well")
 	only := flag.String("only", "", "contestants, separated by commas: lb-proxy,nginx,HAProxy,ReverseProxy (default: all that are installed)")
-	loads := flag.String("loads", "", "loads, separated by commas: blocking,many,rate,events,held,held-many,upload,upload-behind,two-cores (default: all)")
+	loads := flag.String("loads", "", "loads, separated by commas: blocking,many,most,rate,events,held,held-many,upload,upload-behind,two-cores (default: all)")
 	out := flag.String("out", "bench/out", "`directory` for results.json and results.md")
 	from := flag.String("from", "", "measure nothing, take this results.json `file`")
 	update := flag.Bool("update-readme", false, "put the tables into -readme; implies -gobench")
