@@ -35,16 +35,17 @@ type clientConn struct {
 	in     []byte  // what has come: in[r:n] is not consumed; nil while there is nothing
 	pooled *[]byte // in, if that is from the pool
 	r, n   int
-	away   bool   // a stream goes on without the goroutine that began it
-	riding bool   // it is carried, and what writes to the client must not wait
-	done   bool   // it is over, says who carried it
-	unsent []byte // what the client did not take of it at once
-	slot   bool   // of the server's, to be given back
-	quiet  bool   // the last read took all that was there
-	called bool   // see lastCall
-	spoken bool   // something has come
-	served int64  // when the last request was over, by monotonic()
-	timed  bool   // a deadline for the head that comes in is set
+	away   bool    // a stream goes on without the goroutine that began it
+	riding bool    // it is carried, and what writes to the client must not wait
+	done   bool    // it is over, says who carried it
+	unsent []byte  // what the client did not take of it at once
+	slot   bool    // of the server's, to be given back
+	first  [1]byte // see ready
+	quiet  bool    // the last read took all that was there
+	called bool    // see lastCall
+	spoken bool    // something has come
+	served int64   // when the last request was over, by monotonic()
+	timed  bool    // a deadline for the head that comes in is set
 	x      *exchange
 
 	// The body of the request that is served.
@@ -189,7 +190,11 @@ func (c *clientConn) ready() bool {
 		if c.raw == nil {
 			c.rest() // an ordinary read waits
 		}
-		p := c.room()
+		p := c.first[:] // behind TLS a read waits, and who waits holds no buffer
+		first := c.n == 0 && c.conn != c.tcp
+		if !first {
+			p = c.room()
+		}
 		n, err := c.read(p)
 		if err == errAgain {
 			if c.raw != nil {
@@ -200,6 +205,9 @@ func (c *clientConn) ready() bool {
 		if err != nil { // also in the midst of a head, which nobody can be told
 			c.leave()
 			return true
+		}
+		if first {
+			copy(c.room(), p[:n])
 		}
 		c.quiet, c.spoken = c.drained(n, len(p)), true
 		c.n += n

@@ -391,7 +391,13 @@ func (a *attempt) ready() bool {
 		if a.conn.raw == nil {
 			a.rest() // an ordinary read waits
 		}
-		p := a.room()
+		var p []byte
+		first := a.n == 0 && a.conn.conn != a.conn.tcp
+		if first {
+			p = make([]byte, 1) // behind TLS a read waits, and who waits holds no buffer
+		} else {
+			p = a.room()
+		}
 		n, err := a.conn.read(p)
 		if err == errAgain {
 			if a.conn.raw != nil {
@@ -402,6 +408,9 @@ func (a *attempt) ready() bool {
 		if err != nil {
 			a.ended(err)
 			return true
+		}
+		if first {
+			copy(a.room(), p[:n])
 		}
 		if a.n += n; !a.heard {
 			a.heard = true
