@@ -277,6 +277,16 @@ func (a *arena) stopAll() {
 	}
 }
 
+// stopOthers stops every contestant but one. Their next turn starts them anew.
+func (a *arena) stopOthers(name string) {
+	for other, r := range a.running {
+		if other != name {
+			r.stop()
+			delete(a.running, other)
+		}
+	}
+}
+
 // play holds all rounds of one scenario.
 func (a *arena) play(ctx context.Context, s scenario, list []contestant) {
 	out := Scenario{Key: s.key, Title: s.title}
@@ -325,6 +335,9 @@ func (a *arena) play(ctx context.Context, s scenario, list []contestant) {
 func (a *arena) turn(ctx context.Context, s scenario, c contestant, round int) (figures, error) {
 	if c.name == Direct {
 		return s.measure(ctx, &running{contestant: c, addr: a.instances[0]})
+	}
+	if s.alone {
+		a.stopOthers(c.name)
 	}
 	r := a.running[c.name]
 	if r != nil && (s.fresh || r.cores != s.cores) {
