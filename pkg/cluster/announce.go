@@ -4,12 +4,9 @@ import (
 	"context"
 	"sync"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"difylb/pkg/lb"
 	pb "difylb/proto"
 )
 
@@ -27,12 +24,9 @@ func (h *Hub) Tell(ctx context.Context, kind string, data []byte) {
 		return
 	}
 	var wg sync.WaitGroup
-	for _, n := range snap.Nodes {
-		if n.Role != lb.RoleAdmin || n.GRPC == "" || n.ID == h.opts.NodeID {
-			continue
-		}
+	for _, n := range h.others(snap) {
 		wg.Go(func() {
-			if err := h.announceTo(ctx, n, snap.ClusterKey, kind, data); err != nil {
+			if err := n.announce(ctx, kind, data); err != nil {
 				h.log.Info().Err(err).Str("admin", n.ID).Str("event", kind).Msg("another lb-admin was not told")
 			}
 		})
@@ -40,15 +34,11 @@ func (h *Hub) Tell(ctx context.Context, kind string, data []byte) {
 	wg.Wait()
 }
 
-func (h *Hub) announceTo(ctx context.Context, n lb.Node, key lb.Secret, kind string, data []byte) error {
-	conn, err := grpc.NewClient("passthrough:///"+n.GRPC, dialOptions(n.TLS, h.opts.TLS)...)
-	if err != nil {
+func (o *otherAdmin) announce(ctx context.Context, kind string, data []byte) error {
+	return o.call(ctx, func(ctx context.Context, c pb.ClusterClient) error {
+		_, err := c.Announce(ctx, &pb.Announcement{Kind: kind, Data: data})
 		return err
-	}
-	defer conn.Close()
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key.Reveal())
-	_, err = pb.NewClusterClient(conn).Announce(ctx, &pb.Announcement{Kind: kind, Data: data})
-	return err
+	})
 }
 
 // OnAnnounced says who hears what other lb-admins tell; an error of kind

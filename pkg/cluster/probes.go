@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"difylb/pkg/lb"
 	"difylb/pkg/stats"
@@ -115,16 +114,13 @@ func (h *Hub) askForProbes(ctx context.Context) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards best
 	var best *toldProbes
-	for _, n := range snap.Nodes {
-		if n.Role != lb.RoleAdmin || n.GRPC == "" || n.ID == h.opts.NodeID {
-			continue
-		}
+	for _, n := range h.others(snap) {
 		since := int64(0)
 		if from == (bootKey{n.ID, n.BootID}) {
 			since = after
 		}
 		wg.Go(func() {
-			told, err := h.probesOf(ctx, n, snap.ClusterKey, since)
+			told, err := n.probes(ctx, since)
 			if err != nil {
 				h.log.Debug().Err(err).Str("admin", n.ID).Msg("another lb-admin does not tell of its probes")
 				return
@@ -174,18 +170,21 @@ func (p *probes) take(told *toldProbes, snap *lb.Snapshot, now time.Time) {
 	p.known = known
 }
 
-func (h *Hub) probesOf(ctx context.Context, n lb.Node, key lb.Secret, after int64) (*toldProbes, error) {
-	conn, err := grpc.NewClient("passthrough:///"+n.GRPC, dialOptions(n.TLS, h.opts.TLS)...)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key.Reveal())
-	stream, err := pb.NewClusterClient(conn).Probes(ctx, &pb.ProbesQuery{After: after})
-	if err != nil {
-		return nil, err
-	}
-	told := &toldProbes{from: bootKey{n.ID, n.BootID}, newest: after, probes: make(map[stats.Key]LastProbe)}
+// probes asks the lb-admin for the probes that it made after those.
+func (o *otherAdmin) probes(ctx context.Context, after int64) (told *toldProbes, err error) {
+	err = o.call(ctx, func(ctx context.Context, c pb.ClusterClient) error {
+		stream, err := c.Probes(ctx, &pb.ProbesQuery{After: after})
+		if err != nil {
+			return err
+		}
+		told, err = receiveProbes(stream, o, after)
+		return err
+	})
+	return told, err
+}
+
+func receiveProbes(stream grpc.ServerStreamingClient[pb.ProbesPart], from *otherAdmin, after int64) (*toldProbes, error) {
+	told := &toldProbes{from: bootKey{from.ID, from.BootID}, newest: after, probes: make(map[stats.Key]LastProbe)}
 	for {
 		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -200,7 +199,7 @@ func (h *Hub) probesOf(ctx context.Context, n lb.Node, key lb.Secret, after int6
 			found := w.GetFound()
 			told.probes[stats.Key{App: w.GetApp(), Instance: w.GetInstance()}] = LastProbe{
 				Time: fromUnixMilli(w.GetUnixMilli()), DurationMS: float64(w.GetMicros()) / 1000,
-				Verdict: lb.Health(w.GetHealth()), Found: found[:min(len(found), maxFound)], By: n.ID,
+				Verdict: lb.Health(w.GetHealth()), Found: found[:min(len(found), maxFound)], By: from.ID,
 			}
 		}
 	}

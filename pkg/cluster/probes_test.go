@@ -160,15 +160,16 @@ func TestHub_ProbesWantTheClusterKeyAndComeInParts(t *testing.T) {
 		p.probe(fmt.Sprint("i", i), at, lb.Healthy)
 	}
 	n := lb.Node{ID: "admin1", GRPC: h.address}
-	if told, err := h.probesOf(t.Context(), n, "another key", 0); err == nil {
+	admin := &otherAdmin{n, c.snap.ClusterKey, nil}
+	if told, err := (&otherAdmin{n, "another key", nil}).probes(t.Context(), 0); err == nil {
 		t.Errorf("with a wrong key: %d probes", len(told.probes))
 	}
-	told, err := h.probesOf(t.Context(), n, c.snap.ClusterKey, 0)
+	told, err := admin.probes(t.Context(), 0)
 	if err != nil || !told.elected || len(told.probes) != 2*partSeries+1 || told.newest != 2*partSeries+1 {
 		t.Errorf("%+v, %v", told, err)
 	}
 	p.elected.Store(false)
-	if told, err = h.probesOf(t.Context(), n, c.snap.ClusterKey, 0); err != nil || told.elected || len(told.probes) > 0 {
+	if told, err = admin.probes(t.Context(), 0); err != nil || told.elected || len(told.probes) > 0 {
 		t.Errorf("of one that is not elected: %+v, %v", told, err)
 	}
 }
@@ -219,9 +220,9 @@ func TestHub_TellsTheOtherAdmins(t *testing.T) {
 	}
 	n := lb.Node{ID: "admin2", GRPC: a2.address}
 	for what, err := range map[string]error{
-		"a wrong key": a1.announceTo(t.Context(), n, "another key", "node.accept", nil),
-		"too much":    a1.announceTo(t.Context(), n, c.snap.ClusterKey, "node.accept", make([]byte, maxAnnouncement+1)),
-		"a bad kind":  a1.announceTo(t.Context(), n, c.snap.ClusterKey, "bad", nil),
+		"a wrong key": (&otherAdmin{n, "another key", nil}).announce(t.Context(), "node.accept", nil),
+		"too much":    (&otherAdmin{n, c.snap.ClusterKey, nil}).announce(t.Context(), "node.accept", make([]byte, maxAnnouncement+1)),
+		"a bad kind":  (&otherAdmin{n, c.snap.ClusterKey, nil}).announce(t.Context(), "bad", nil),
 	} {
 		if err == nil {
 			t.Errorf("%s passes", what)
