@@ -2,11 +2,9 @@ package controlplane
 
 import (
 	"net/http"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"difylb/pkg/certs"
@@ -14,7 +12,6 @@ import (
 	"difylb/pkg/daemon"
 	"difylb/pkg/health"
 	"difylb/pkg/lb"
-	"difylb/pkg/names"
 	"difylb/pkg/store"
 )
 
@@ -24,43 +21,10 @@ import (
 // of proxies only.
 func (p *Plane) metrics(st *store.Store, hub *cluster.Hub) *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		buildInfo(p.node.Version), newCollector(p, st, hub), failingNames(p.names))
+	r.MustRegister(daemon.Metrics(p.node.Version, p.names, map[string]*certs.Pair{"clients": p.own, "etcd": p.opts.EtcdTLS.Shown()})...)
+	r.MustRegister(newCollector(p, st, hub))
 	r.MustRegister(linkMetrics(hub)...)
-	r.MustRegister(expiries(map[string]*certs.Pair{"clients": p.own, "etcd": p.opts.EtcdTLS.Shown()})...)
 	return r
-}
-
-// failingNames is a metric of names of instances.
-func failingNames(r *names.Resolver) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "difylb_names_failing", Help: "Names of instances in use that had no answer when they were last asked for; the addresses of the last answer serve on.",
-	}, func() float64 { return float64(r.Failing()) })
-}
-
-// expiries is a metric of the certificates that this process shows. It looks
-// at the files, so it tells of a renewal before the next connection is made.
-func expiries(pairs map[string]*certs.Pair) []prometheus.Collector {
-	var out []prometheus.Collector
-	for shown, p := range pairs {
-		if p != nil {
-			out = append(out, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "difylb_certificate_expiry_timestamp_seconds", Help: "Unix time at which a certificate runs out that this process shows: to whom, by the label.",
-				ConstLabels: prometheus.Labels{"shown_to": shown},
-			}, func() float64 { return float64(p.Expires().Unix()) }))
-		}
-	}
-	return out
-}
-
-// buildInfo is a metric whose labels say what runs here.
-func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "difylb_build_info", Help: "Always 1; its labels say what runs.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": daemon.Revision, "goversion": runtime.Version()},
-	})
-	g.Set(1)
-	return g
 }
 
 // counted makes a handler count its answers.

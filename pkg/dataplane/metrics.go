@@ -1,17 +1,14 @@
 package dataplane
 
 import (
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"difylb/pkg/certs"
 	"difylb/pkg/daemon"
 	"difylb/pkg/lb"
-	"difylb/pkg/names"
 	"difylb/pkg/proxy"
 	"difylb/pkg/stats"
 )
@@ -28,41 +25,9 @@ const maxNamed = 1000
 // request takes, so a scrape costs the path of a request nothing.
 func (p *Plane) metrics() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(p.node.Version), newCollector(p, maxNamed), failingNames(p.names))
-	r.MustRegister(expiries(map[string]*certs.Pair{"clients": p.certs, "etcd": p.opts.EtcdTLS.Shown(), "admins": p.opts.AdminTLS.Shown()})...)
+	r.MustRegister(daemon.Metrics(p.node.Version, p.names, map[string]*certs.Pair{"clients": p.certs, "etcd": p.opts.EtcdTLS.Shown(), "admins": p.opts.AdminTLS.Shown()})...)
+	r.MustRegister(newCollector(p, maxNamed))
 	return r
-}
-
-// failingNames is a metric of names of instances.
-func failingNames(r *names.Resolver) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "difylb_names_failing", Help: "Names of instances in use that had no answer when they were last asked for; the addresses of the last answer serve on.",
-	}, func() float64 { return float64(r.Failing()) })
-}
-
-// expiries is a metric of the certificates that this process shows. It looks
-// at the files, so it tells of a renewal before the next connection is made.
-func expiries(pairs map[string]*certs.Pair) []prometheus.Collector {
-	var out []prometheus.Collector
-	for shown, p := range pairs {
-		if p != nil {
-			out = append(out, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "difylb_certificate_expiry_timestamp_seconds", Help: "Unix time at which a certificate runs out that this process shows: to whom, by the label.",
-				ConstLabels: prometheus.Labels{"shown_to": shown},
-			}, func() float64 { return float64(p.Expires().Unix()) }))
-		}
-	}
-	return out
-}
-
-// buildInfo is a metric whose labels say what runs here.
-func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "difylb_build_info", Help: "Always 1; its labels say what runs.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": daemon.Revision, "goversion": runtime.Version()},
-	})
-	g.Set(1)
-	return g
 }
 
 // collector turns what this proxy knows into metrics.
