@@ -113,8 +113,8 @@ func newExchange(s *Server, down downstream, line *lifeline) *exchange {
 	x.reason = lb.ReasonInternal // until it is known better
 	if x.heads == nil {
 		x.heads = headsPool.Get().(*heads)
-		x.attempt.resp = &x.resp
 	}
+	x.attempt.resp = &x.resp
 	return x
 }
 
@@ -125,7 +125,6 @@ func (x *exchange) release() {
 	x.attempt.x = x
 	if h != nil {
 		h.reset()
-		x.attempt.resp = &h.resp
 	}
 	exchanges.Put(x)
 }
