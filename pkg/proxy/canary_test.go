@@ -4,33 +4,17 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/json"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/rs/zerolog"
-
-	"difylb/pkg/certs"
 )
 
 func TestCanary_ComesAtOnceAndSaysWhenItWasSent(t *testing.T) {
 	var asked atomic.Int32
 	r := newRig(t, nil, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
-	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(t.TempDir())
 	h2 := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer h2.CloseIdleConnections()
 	const gap = 150 * time.Millisecond
@@ -41,7 +25,7 @@ func TestCanary_ComesAtOnceAndSaysWhenItWasSent(t *testing.T) {
 	}{
 		{"GET", r.url, http.DefaultTransport, 1},
 		{"POST", r.url, http.DefaultTransport, 1},
-		{"POST", "https://" + ln.Addr().String(), h2, 2},
+		{"POST", "https://" + addr, h2, 2},
 	} {
 		method := c.method
 		req, _ := http.NewRequest(method, c.url+"/v1/chat-messages?user=u&lb_canary=4x150ms", strings.NewReader(`{"user":"u"}`))

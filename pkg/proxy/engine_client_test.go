@@ -18,9 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rs/zerolog"
-
-	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 )
 
@@ -93,24 +90,13 @@ func TestEngine_HTTP10(t *testing.T) {
 
 // An answer until close that breaks off must not look complete.
 func TestEngine_BrokenAnswerToHTTP10(t *testing.T) {
-	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
 	r, _ := newRawInstanceRig(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", nil)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(t.TempDir())
 	for _, secure := range []bool{false, true} {
-		var c net.Conn = nil
+		var c net.Conn
 		if secure {
-			c, err = tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true})
-			if err != nil {
+			var err error
+			if c, err = tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}); err != nil {
 				t.Fatal(err)
 			}
 		} else {
@@ -436,26 +422,15 @@ func TestEngine_PanicCostsOneConnection(t *testing.T) {
 // A client that is not done sending when the instance breaks off has done
 // nothing wrong.
 func TestEngine_HTTP2UploadToAnInstanceThatBreaks(t *testing.T) {
-	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := newRawInstance(t, func(c net.Conn, _ string) { c.(*net.TCPConn).SetLinger(0) })
 	r := newRig(t, func(_ *Options, a *lb.Application) { a.Instances = []lb.Instance{instanceAt("a", w.url())} })
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(t.TempDir())
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()
 	body, more := io.Pipe()
 	defer more.Close()
 	go io.WriteString(more, "half")
-	req, _ := http.NewRequest("POST", "https://"+ln.Addr().String()+"/v1/files/upload", body)
+	req, _ := http.NewRequest("POST", "https://"+addr+"/v1/files/upload", body)
 	req.Header.Set("Authorization", "Bearer user-token-shop")
 	req.Header.Set("X-User-ID", "u")
 	resp, err := (&http.Client{Transport: tr}).Do(req)

@@ -8,28 +8,13 @@ import (
 	"net/http"
 	"runtime"
 	"testing"
-
-	"github.com/rs/zerolog"
-
-	"difylb/pkg/certs"
 )
 
 // A connection behind TLS waits for its next request without a buffer.
 func TestServer_IdleTLSHoldsNoBuffer(t *testing.T) {
 	const conns = 200
 	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
-	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(t.TempDir())
 	heap := func() uint64 {
 		var m runtime.MemStats
 		for range 3 { // pools live through one
@@ -51,7 +36,7 @@ func TestServer_IdleTLSHoldsNoBuffer(t *testing.T) {
 	before := heap()
 	var all []net.Conn
 	for range conns {
-		c, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -258,8 +258,27 @@ func newRigStream(t *testing.T) (url string) {
 	return "http://127.0.0.1:" + fmt.Sprint(r.app.Instances[0].Port)
 }
 
+// serveTLS has the rig serve HTTPS as well, with a certificate for one.example
+// that it writes to dir, and returns where.
+func (r *rig) serveTLS(dir string) (addr string) {
+	r.t.Helper()
+	cert, key := writeCertificate(r.t, dir, "one.example")
+	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.s.ServeTLS(ln, pair) }() // the cleanup waits for it
+	r.t.Cleanup(func() { r.s.Close(); <-done })
+	return ln.Addr().String()
+}
+
 // writeCertificate makes a self-signed pair of files.
-func writeCertificate(t *testing.T, dir, name string) (cert, key string) {
+func writeCertificate(t testing.TB, dir, name string) (cert, key string) {
 	t.Helper()
 	k, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	tpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
@@ -290,23 +309,12 @@ func TestServer_HTTPSAndHTTP2(t *testing.T) {
 		clocked(events, gap).ServeHTTP(w, r)
 	}))
 	dir := t.TempDir()
-	cert, key := writeCertificate(t, dir, "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(dir)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()
 	client := &http.Client{Transport: tr}
 	get := func(ctx context.Context, path string) *http.Response {
-		req, _ := http.NewRequestWithContext(ctx, "POST", "https://"+ln.Addr().String()+path, strings.NewReader(`{"user":"u"}`))
+		req, _ := http.NewRequestWithContext(ctx, "POST", "https://"+addr+path, strings.NewReader(`{"user":"u"}`))
 		req.Header.Set("Authorization", "Bearer user-token-shop")
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(req)
@@ -337,7 +345,7 @@ func TestServer_HTTPSAndHTTP2(t *testing.T) {
 	}
 	dial := func(cfg *tls.Config) (*tls.Conn, error) {
 		cfg.InsecureSkipVerify = true
-		return tls.Dial("tcp", ln.Addr().String(), cfg)
+		return tls.Dial("tcp", addr, cfg)
 	}
 	if c, err := dial(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}); err == nil {
 		c.Close()

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -16,7 +15,6 @@ import (
 	"github.com/rs/zerolog"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
-	"difylb/pkg/certs"
 	"difylb/pkg/lb"
 	"difylb/pkg/trace"
 	"difylb/test/testbed"
@@ -169,21 +167,10 @@ func TestTracing_UnsampledIsStillOneTrace(t *testing.T) {
 
 func TestTracing_OverHTTP2(t *testing.T) {
 	r, spans := tracedRig(t, 0, nil, told())
-	cert, key := writeCertificate(t, t.TempDir(), "one.example")
-	pair, err := certs.LoadPair(cert, key, zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- r.s.ServeTLS(ln, pair) }()
-	defer func() { r.s.Close(); <-done }()
+	addr := r.serveTLS(t.TempDir())
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()
-	req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+ln.Addr().String()+"/v1/info", nil)
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+addr+"/v1/info", nil)
 	req.Header.Set("Authorization", "Bearer user-token-shop")
 	req.Header.Set("X-User-ID", "u")
 	req.Header.Set("Traceparent", clientParent)
