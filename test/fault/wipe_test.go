@@ -83,34 +83,22 @@ func TestFault_Forgetful(t *testing.T) {
 		fault{
 			name: "every key is deleted, behind lb-admin's back", promise: "nothing fails: proxies refuse to believe it, and say so", within: 60 * time.Second,
 			run: func(s *story) {
-				all, err := s.store.Get(s.limited(), "/difylb/", clientv3.WithPrefix())
-				if err != nil {
-					s.t.Fatal(err)
-				}
-				if _, err := s.store.Delete(s.limited(), "/difylb/", clientv3.WithPrefix()); err != nil {
-					s.t.Fatal(err)
-				}
+				all := s.wipe("/difylb/")
 				s.disbelieved()
-				s.restore(all.Kvs)
+				s.restore(all)
 				s.mend()
 			},
 		},
 		fault{
 			name: "only /difylb/apps/ is deleted, behind lb-admin's back", promise: "nothing fails: proxies refuse to believe it, and say so, whatever is changed behind it", within: 60 * time.Second,
 			run: func(s *story) {
-				all, err := s.store.Get(s.limited(), "/difylb/apps/", clientv3.WithPrefix())
-				if err != nil {
-					s.t.Fatal(err)
-				}
-				if _, err := s.store.Delete(s.limited(), "/difylb/apps/", clientv3.WithPrefix()); err != nil {
-					s.t.Fatal(err)
-				}
+				all := s.wipe("/difylb/apps/")
 				s.disbelieved()
 				s.heldBack()
 				s.bystander("an-honest-change", 1)
 				s.heldBack()
 				s.serving()
-				s.restore(all.Kvs)
+				s.restore(all)
 				s.mend()
 			},
 		},
@@ -149,20 +137,14 @@ func TestFault_Forgetful(t *testing.T) {
 		fault{
 			name: "a proxy is started again while the store is empty", promise: "nothing fails: it goes by the last good state on its disk, and says so", within: 60 * time.Second,
 			run: func(s *story) {
-				all, err := s.store.Get(s.limited(), "/difylb/", clientv3.WithPrefix())
-				if err != nil {
-					s.t.Fatal(err)
-				}
-				if _, err := s.store.Delete(s.limited(), "/difylb/", clientv3.WithPrefix()); err != nil {
-					s.t.Fatal(err)
-				}
+				all := s.wipe("/difylb/")
 				s.disbelieved()
 				p := s.proxies[0]
 				s.end(p)
 				p.begin()
 				s.await(20*time.Second, p.Name+" is back", p.ready)
 				s.disbelieved()
-				s.restore(all.Kvs)
+				s.restore(all)
 				s.mend()
 			},
 		},
@@ -273,6 +255,20 @@ func (s *story) heldBack() (holds []holding) {
 		return err
 	})
 	return holds
+}
+
+// wipe deletes every key under a prefix, behind lb-admin's back, and returns
+// what was there.
+func (s *story) wipe(prefix string) []*mvccpb.KeyValue {
+	s.t.Helper()
+	all, err := s.store.Get(s.limited(), prefix, clientv3.WithPrefix())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := s.store.Delete(s.limited(), prefix, clientv3.WithPrefix()); err != nil {
+		s.t.Fatal(err)
+	}
+	return all.Kvs
 }
 
 // restore puts keys back, all that a proxy looks at in one step.
