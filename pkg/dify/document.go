@@ -2,7 +2,9 @@ package dify
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"math/bits"
 )
 
 // member is a name in a document that a balancer learns from.
@@ -12,8 +14,6 @@ const (
 	noMember member = iota
 	memberTaskID
 	memberConversationID
-	memberMessageID
-	memberRunID
 	memberFileID     // id
 	memberCode       // of an error
 	memberEvent      // the name
@@ -43,7 +43,7 @@ func (s members) has(m member) bool {
 }
 
 var (
-	idMembers    = setOf(memberTaskID, memberConversationID, memberMessageID, memberRunID)
+	idMembers    = setOf(memberTaskID, memberConversationID)
 	usageMembers = setOf(memberMetadata, memberUsage, memberPrompt, memberCompletion, memberTotal, memberPrice, memberCurrency)
 	dataMembers  = setOf(memberData, memberDataTotal)
 )
@@ -99,12 +99,28 @@ func usable(value []byte, most int) bool {
 	if len(value) == 0 || len(value) > most {
 		return false
 	}
-	for _, c := range value {
+	i := 0
+	for ; i+8 <= len(value); i += 8 {
+		if invisible(binary.LittleEndian.Uint64(value[i:])) != 0 {
+			break // for a second look
+		}
+	}
+	for _, c := range value[i:] {
 		if c <= ' ' || c > '~' {
 			return false
 		}
 	}
 	return true
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = ones << 7
+)
+
+// invisible is non-zero if one of eight bytes is no visible ASCII.
+func invisible(w uint64) uint64 {
+	return ((w - ones*'!') | (w + ones*(0x7f-'~')) | w) & highs
 }
 
 // currencyName is the name of a currency. Empty means none.
@@ -129,7 +145,7 @@ func (c *currencyName) set(value []byte) {
 type idSet struct {
 	end   uint16
 	spans [memberFileID + 1]struct{ from, n uint8 }
-	text  [4 * maxKept]byte // no answer has more than four of them
+	text  [2 * maxKept]byte // no answer has more than two of them
 }
 
 func (s *idSet) set(m member, value []byte) bool {
@@ -232,6 +248,10 @@ func (d *document) readTokens(p []byte, i int) int {
 			if i = d.beginString(p, i); d.done || d.token != atToken {
 				return i
 			}
+			if i < len(p) && (p[i] == ':' || p[i] == ',') { // as behind most
+				d.value = p[i] == ':'
+				i++
+			}
 		case ':':
 			d.value = true
 		case ',':
@@ -256,10 +276,16 @@ func (d *document) readTokens(p []byte, i int) int {
 				d.token, d.size, d.spoilt = inScalar, 0, false
 				return i - 1
 			}
+			for i < len(p) && !endsScalar[p[i]] {
+				i++
+			}
 		}
 	}
 	return i
 }
+
+// endsScalar says which bytes stand behind a number, true, false or null.
+var endsScalar = [256]bool{',': true, '}': true, ']': true, ':': true, '{': true, '[': true, '"': true, ' ': true, '\t': true, '\r': true, '\n': true}
 
 // isMark says that c is part of a byte order mark (RFC 8259 section 8.1 lets a reader ignore it).
 func isMark(c byte) bool {
@@ -326,23 +352,30 @@ func (d *document) beginString(p []byte, i int) int {
 		d.token, d.odd = inSkipped, false
 		return i
 	}
-	end := bytes.IndexByte(p[i:], '"')
-	if end >= 0 {
-		text := p[i : i+end]
-		if isName {
-			// No name of use contains a '\', so that a match is certain to be the whole string.
-			if d.member = d.memberOf(text); d.member != noMember {
-				return i + end + 1
-			}
+	if end := plainEnd(p, i); end < len(p) && p[end] == '"' {
+		if text := p[i:end]; isName {
+			d.member = d.memberOf(text)
+		} else {
+			d.stringValue(text)
 		}
-		if bytes.IndexByte(text, '\\') < 0 {
-			if !isName {
-				d.stringValue(text)
-			}
-			return i + end + 1
-		}
+		return end + 1
 	}
 	d.token, d.size, d.spoilt = inString, 0, false
+	return i
+}
+
+// plainEnd returns where the first '"' or '\' from i on stands in p, len(p) without one.
+func plainEnd(p []byte, i int) int {
+	for ; len(p)-i >= 8; i += 8 {
+		w := binary.LittleEndian.Uint64(p[i:])
+		quote, escape := w^ones*'"', w^ones*'\\'
+		if m := ((quote-ones)&^quote | (escape-ones)&^escape) & highs; m != 0 {
+			return i + bits.TrailingZeros64(m)/8 // the lowest mark is certain
+		}
+	}
+	for i < len(p) && p[i] != '"' && p[i] != '\\' {
+		i++
+	}
 	return i
 }
 
@@ -500,17 +533,15 @@ func (d *document) keep(c byte) {
 // readScalar reads on in a number, true, false or null that is kept.
 func (d *document) readScalar(p []byte, i int) int {
 	for ; i < len(p); i++ {
-		switch c := p[i]; c {
-		case ',', '}', ']', ':', '{', '[', '"', ' ', '\t', '\r', '\n':
+		if endsScalar[p[i]] {
 			d.token = atToken
 			if !d.spoilt {
 				d.scalarValue(d.text[:d.size])
 			}
 			d.value = false
 			return i
-		default:
-			d.keep(c)
 		}
+		d.keep(p[i])
 	}
 	return i
 }
@@ -526,10 +557,6 @@ func (d *document) memberOf(name []byte) member {
 			return memberTaskID
 		case "conversation_id":
 			return memberConversationID
-		case "message_id":
-			return memberMessageID
-		case "workflow_run_id":
-			return memberRunID
 		case "code":
 			return memberCode
 		case "id":
@@ -569,7 +596,7 @@ func (d *document) stringValue(text []byte) {
 	switch d.member {
 	case memberEvent:
 		d.name(kindOf(text))
-	case memberTaskID, memberConversationID, memberMessageID, memberRunID, memberFileID:
+	case memberTaskID, memberConversationID, memberFileID:
 		if d.ids.set(d.member, text) {
 			d.fresh = true
 			d.lacking &^= 1 << d.member

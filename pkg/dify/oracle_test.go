@@ -134,10 +134,6 @@ func (o *oracle) topID(p pair) {
 		o.id(&o.f.IDs.Task, p.value)
 	case "conversation_id":
 		o.id(&o.f.IDs.Conversation, p.value)
-	case "message_id":
-		o.id(&o.f.IDs.Message, p.value)
-	case "workflow_run_id":
-		o.id(&o.f.IDs.WorkflowRun, p.value)
 	}
 }
 

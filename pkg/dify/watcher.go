@@ -20,14 +20,12 @@ const (
 type IDs struct {
 	Task         string
 	Conversation string
-	Message      string
-	WorkflowRun  string
 	File         string // of an upload
 }
 
 // Watcher looks at the body of one answer as it streams past, in pieces split anywhere, and remembers what matters to
 // a balancer: whether the app has begun to answer, errors inside the stream, ids, and usage. It keeps nothing back,
-// changes nothing, holds no piece after Write has returned, and is itself all the memory that it takes (under 700 bytes),
+// changes nothing, holds no piece after Write has returned, and is itself all the memory that it takes (512 bytes),
 // whatever the answer's size. Bytes that are not what Dify sends lead to nothing being found, never to a panic.
 //
 // Server-sent events are read as the WHATWG HTML standard has it ("Interpreting an event stream"), except that a lone
@@ -101,12 +99,16 @@ func (w *Watcher) Reset(contentType string, status int, call Call) {
 }
 
 func modeOf(contentType string, status int, answer answer) mode {
-	mediaType, _, _ := strings.Cut(contentType, ";")
-	mediaType = strings.TrimSpace(mediaType)
+	const stream, document = "text/event-stream", "application/json"
+	mediaType := contentType
+	if mediaType != stream && mediaType != document { // else as Dify writes them
+		mediaType, _, _ = strings.Cut(contentType, ";")
+		mediaType = strings.TrimSpace(mediaType)
+	}
 	switch {
-	case strings.EqualFold(mediaType, "text/event-stream"):
+	case mediaType == stream || strings.EqualFold(mediaType, stream):
 		return onStream
-	case !strings.EqualFold(mediaType, "application/json"):
+	case mediaType != document && !strings.EqualFold(mediaType, document):
 		return idle
 	case status >= 400:
 		return onError
@@ -401,8 +403,6 @@ func (w *Watcher) IDs() IDs {
 	return IDs{
 		Task:         of(memberTaskID),
 		Conversation: of(memberConversationID),
-		Message:      of(memberMessageID),
-		WorkflowRun:  of(memberRunID),
 		File:         of(memberFileID),
 	}
 }

@@ -98,13 +98,13 @@ func TestWatcher_Transcripts(t *testing.T) {
 	for name, want := range map[string]finding{
 		"completion": {
 			Seen: all, Events: 6, Pings: 1, Ended: true, Counted: true,
-			IDs:   IDs{Task: "900bbd43-dc0b-4383-a372-aa6e6c414227", Message: "663c5084-a254-4040-8ad3-51f2a3c1a77c"},
+			IDs:   IDs{Task: "900bbd43-dc0b-4383-a372-aa6e6c414227"},
 			Usage: usageOf(1033, 135, 1168, Cost{"USD", 1303000}),
 		},
 		"chat": {
 			Seen: all, Events: 4, Pings: 2, Ended: true, Counted: true,
 			IDs: IDs{
-				Task: "c3800678-a077-43df-a102-53f23ed20b88", Message: "9da23599-e713-473b-982c-4328d4f5c78a",
+				Task:         "c3800678-a077-43df-a102-53f23ed20b88",
 				Conversation: "45701982-8118-4bc5-8e9b-64562b4555f2",
 			},
 			Usage: usageOf(20, 4, 24, Cost{"RMB", 100}),
@@ -112,7 +112,7 @@ func TestWatcher_Transcripts(t *testing.T) {
 		"agent-chat": {
 			Seen: all, Events: 4, Pings: 1, Ended: true, Counted: true,
 			IDs: IDs{
-				Task: "71c8a4ed-3ab1-4c4b-8c3c-3dd5cfcfd96b", Message: "ec21b7ef-5e25-4a48-9f1c-1a6b1d3c3e7f",
+				Task:         "71c8a4ed-3ab1-4c4b-8c3c-3dd5cfcfd96b",
 				Conversation: "957c068b-f258-4f89-ba10-6e8a0361c457",
 			},
 			Usage: usageOf(305, 97, 402, Cost{"USD", 1099000}),
@@ -120,7 +120,7 @@ func TestWatcher_Transcripts(t *testing.T) {
 		"agent": {
 			Seen: all, Events: 4, Pings: 1, Ended: true, Counted: true,
 			IDs: IDs{
-				Task: "5e0f6a2c-3ab1-4c4b-8c3c-3dd5cfcfd96b", Message: "4b1e8f00-5e25-4a48-9f1c-1a6b1d3c3e7f",
+				Task:         "5e0f6a2c-3ab1-4c4b-8c3c-3dd5cfcfd96b",
 				Conversation: "0c5d7a10-f258-4f89-ba10-6e8a0361c457",
 			},
 			Usage: usageOf(2200, 611, 2811, Cost{"USD", 42100000}),
@@ -128,15 +128,15 @@ func TestWatcher_Transcripts(t *testing.T) {
 		"workflow": {
 			Seen: all, Events: 7, Pings: 1, Ended: true, Counted: true,
 			IDs: IDs{
-				Task: "5ad4cb98-f0c7-4085-b384-88c403be6290", WorkflowRun: "5ad498a5-0b1f-4e8b-9b3e-2a1f7a1f0c11",
+				Task: "5ad4cb98-f0c7-4085-b384-88c403be6290",
 			},
 			Usage: usageOf(0, 0, 63127864),
 		},
 		"advanced-chat": {
 			Seen: all, Events: 7, Pings: 1, Ended: true, Counted: true,
 			IDs: IDs{
-				Task: "2b4c0d5e-8d4b-4a59-9c39-c1e0a7b1aa33", Message: "1d4fe5a1-2a66-4d04-a2fc-3c33f4b8bb22",
-				Conversation: "d6d3f9f1-7a5d-4f2c-9f7e-0f7f2f4c1111", WorkflowRun: "f1a7c9aa-5b34-4f0b-8a8b-1f14a39dcc44",
+				Task:         "2b4c0d5e-8d4b-4a59-9c39-c1e0a7b1aa33",
+				Conversation: "d6d3f9f1-7a5d-4f2c-9f7e-0f7f2f4c1111",
 			},
 			Usage: usageOf(100, 20, 120, Cost{"USD", 27000}),
 		},
@@ -180,10 +180,10 @@ func TestWatcher_Streams(t *testing.T) {
 		{"name of the event in its field", "event: message_end\ndata: {\"metadata\":{\"usage\":{\"total_tokens\":5}}}\n\n",
 			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true, Usage: usageOf(0, 0, 5)}},
 		{"the field counts for its event only", "event: ping\n\ndata: {\"answer\":1}\n\n", finding{Seen: SawFirst, Events: 1, Pings: 1}},
-		{"error", "data: {\"event\":\"error\",\"message_id\":\"m\",\"status\":400,\"code\":\"provider_quota_exceeded\",\"message\":\"x\"}\n\n" +
+		{"error", "data: {\"event\":\"error\",\"conversation_id\":\"m\",\"status\":400,\"code\":\"provider_quota_exceeded\",\"message\":\"x\"}\n\n" +
 			"data: {\"event\":\"error\",\"code\":\"second\"}\n\n",
 			finding{Seen: SawFirst | SawIDs | SawError | SawEnd, Events: 2, Ended: true, Failed: true,
-				StreamCode: "provider_quota_exceeded", IDs: IDs{Message: "m"}}},
+				StreamCode: "provider_quota_exceeded", IDs: IDs{Conversation: "m"}}},
 		{"error with its name last", "data: {\"code\":\"a\",\"event\":\"message\"}\n\ndata: {\"status\":500,\"code\":\"b\",\"message\":\"c\",\"event\":\"error\"}\n\n",
 			finding{Seen: SawFirst | SawError | SawEnd, Events: 2, Ended: true, Failed: true, StreamCode: "b"}},
 		{"error without code", "data: {\"code\":\"a\",\"event\":\"message\"}\n\ndata: {\"event\":\"error\",\"status\":500}\n\n",
@@ -204,14 +204,14 @@ func TestWatcher_Streams(t *testing.T) {
 		{"usage cut off", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"total_tokens\":5", finding{}},
 		{"event cut off behind its line", "data: {\"event\":\"message_end\"}\n", finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true}},
 		{"event cut off inside its line", "data: {\"event\":\"message_end\"}", finding{}},
-		{"ids of an event cut off", "data: {\"event\":\"message\",\"task_id\":\"t\",\"message_id\":\"m", finding{Seen: SawIDs, IDs: IDs{Task: "t"}}},
+		{"ids of an event cut off", "data: {\"event\":\"message\",\"task_id\":\"t\",\"conversation_id\":\"m", finding{Seen: SawIDs, IDs: IDs{Task: "t"}}},
 		{"not JSON", "data: [DONE]\n\ndata: hello\n\ndata: \"x\"\n\ndata: {]\n\n", finding{Seen: SawFirst, Events: 4}},
 		{"no data", "data\n\ndata:\n\ndata: \n\ndata\r\n\r\nid: 1\n\n: c\n\nevent: message\n\n\n\n\n", finding{}},
 		{"fields of other names", "datax: {}\n\ndat: {}\n\n data: {}\n\nData: {}\n\n" + long + "\n\n" + long + ": {}\n\n", finding{}},
-		{"ids of strange form", "data: {\"task_id\":\"a b\",\"conversation_id\":\"é\",\"message_id\":null,\"workflow_run_id\":{\"task_id\":\"x\"}}\n\n" +
-			"data: {\"task_id\":\"" + strings.Repeat("x", 65) + "\",\"conversation_id\":\"\",\"message_id\":[\"message_id\",\"x\"]}\n\n",
+		{"ids of strange form", "data: {\"task_id\":\"a b\",\"conversation_id\":\"é\",\"conversation_id\":null,\"conversation_id\":{\"task_id\":\"x\"}}\n\n" +
+			"data: {\"task_id\":\"" + strings.Repeat("x", 65) + "\",\"conversation_id\":\"\",\"conversation_id\":[\"conversation_id\",\"x\"]}\n\n",
 			finding{Seen: SawFirst, Events: 2}},
-		{"escapes", `data: {"\u0065vent":"m\u0065ssage","task\u005fid":"\u0061\/\\b\u0022\"","message_id":"\ud83d\ude42"}` + "\n\n",
+		{"escapes", `data: {"\u0065vent":"m\u0065ssage","task\u005fid":"\u0061\/\\b\u0022\"","conversation_id":"\ud83d\ude42"}` + "\n\n",
 			finding{Seen: SawFirst | SawIDs, Events: 1, IDs: IDs{Task: `a/\b""`}}},
 		{"first id counts", "data: {\"task_id\":\"a\",\"task_id\":\"b\"}\n\ndata: {\"task_id\":\"c\"}\n\n",
 			finding{Seen: SawFirst | SawIDs, Events: 2, IDs: IDs{Task: "a"}}},
@@ -247,7 +247,7 @@ func TestWatcher_TellsWhenTheAnswerBegins(t *testing.T) {
 		{"\n", SawFirst | SawIDs},
 		{"data: {\"event\":\"message\",\"task_id\":\"t\"}\n\n", 0},
 		{"event: ping\n\n", 0},
-		{"data: {\"event\":\"error\",\"message_id\":\"m\"}\n\n", SawIDs | SawError | SawEnd},
+		{"data: {\"event\":\"error\",\"conversation_id\":\"m\"}\n\n", SawIDs | SawError | SawEnd},
 		{"data: {\"event\":\"error\"}\n\n", 0},
 		{"data: {\"event\":\"message_end\"}\n\n", 0},
 	} {
@@ -263,9 +263,9 @@ func TestWatcher_TellsWhenTheAnswerBegins(t *testing.T) {
 func TestWatcher_LooksForIDsInTheFirstEventOfAKindOnly(t *testing.T) {
 	var w Watcher
 	got := watch(&w, eventStream, 200, Call{}, "data: {\"event\":\"message\",\"task_id\":\"t\"}\n\n"+
-		"data: {\"event\":\"message\",\"workflow_run_id\":\"late\"}\n\n"+
-		"data: {\"event\":\"new\"}\n\ndata: {\"event\":\"new\",\"message_id\":\"m\"}\n\n", 0)
-	if want := (IDs{Task: "t", Message: "m"}); got.IDs != want {
+		"data: {\"event\":\"message\",\"conversation_id\":\"late\"}\n\n"+
+		"data: {\"event\":\"new\"}\n\ndata: {\"event\":\"new\",\"conversation_id\":\"m\"}\n\n", 0)
+	if want := (IDs{Task: "t", Conversation: "m"}); got.IDs != want {
 		t.Errorf("got %+v, want %+v", got.IDs, want)
 	}
 }
@@ -280,14 +280,14 @@ func TestWatcher_Documents(t *testing.T) {
 	chatFound := finding{
 		Seen: SawIDs, Counted: true, Usage: usageOf(1033, 128, 1161, Cost{"USD", 1289000}),
 		IDs: IDs{
-			Task: "c3800678-a077-43df-a102-53f23ed20b88", Message: "9da23599-e713-473b-982c-4328d4f5c78a",
+			Task:         "c3800678-a077-43df-a102-53f23ed20b88",
 			Conversation: "45701982-8118-4bc5-8e9b-64562b4555f2",
 		},
 	}
 	workflow := `{"task_id":"c3800678-a077-43df-a102-53f23ed20b88","workflow_run_id":"fb47b2e6-5e43-4f90-be01-d5c5a088d156","data":{"id":"fb47b2e6-5e43-4f90-be01-d5c5a088d156","workflow_id":"w","status":"failed","outputs":{"total_tokens":7},"error":"x","elapsed_time":0.5,"total_tokens":3562,"total_steps":8}}`
 	workflowFound := finding{
 		Seen: SawIDs, Counted: true, Usage: usageOf(0, 0, 3562),
-		IDs: IDs{Task: "c3800678-a077-43df-a102-53f23ed20b88", WorkflowRun: "fb47b2e6-5e43-4f90-be01-d5c5a088d156"},
+		IDs: IDs{Task: "c3800678-a077-43df-a102-53f23ed20b88"},
 	}
 	stored := `{"id":"72fa9618-8f89-4a37-9b33-7e1178a24a67","name":"a.png","size":1024,"extension":"png","user_id":"u","conversation_id":null}`
 	storedFound := finding{Seen: SawIDs, IDs: IDs{File: "72fa9618-8f89-4a37-9b33-7e1178a24a67"}}
@@ -419,8 +419,8 @@ func FuzzWatcher(f *testing.F) {
 }
 
 func TestWatcher_IsSmall(t *testing.T) {
-	// A proxy holds one for each open stream, in a size class of 640 bytes.
-	if size := unsafe.Sizeof(Watcher{}); size > 640 {
+	// A proxy holds one for each open stream, in a size class of 512 bytes.
+	if size := unsafe.Sizeof(Watcher{}); size > 512 {
 		t.Errorf("a Watcher takes %d bytes", size)
 	}
 }

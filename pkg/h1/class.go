@@ -1,6 +1,9 @@
 package h1
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"unsafe"
+)
 
 // What a byte may be part of.
 const (
@@ -62,21 +65,27 @@ const (
 	highBits = 0x8080808080808080
 )
 
-// suspect is non-zero if one of eight bytes is below 0x20 or is 0x7F. HTAB is
-// among them: who gets a hit looks again, byte by byte.
+// suspect marks the high bit of each of eight bytes that is below 0x20 or is
+// 0x7F. The lowest mark is certain but for a byte behind 0xFF, and HTAB is among
+// those marked: who gets a mark looks again, byte by byte.
 func suspect(w uint64) uint64 {
-	del := w ^ 0x7f*lowBits
-	return ((w-0x20*lowBits)&^w | (del-lowBits)&^del) & highBits
+	return ((w - 0x20*lowBits) | (w + lowBits)) &^ w & highBits
 }
+
+// load returns eight bytes, the first of them lowest.
+func load(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
+
+// bytesOf returns the bytes of a string, which must not be written.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // hasControl reports whether b holds a byte that isControl, eight bytes at a time.
 func hasControl(b []byte) bool {
 	if len(b) < 8 {
 		return slowHasControl(b)
 	}
-	hit := suspect(binary.LittleEndian.Uint64(b[len(b)-8:])) // the rest, overlapping what was seen
+	hit := suspect(load(b, len(b)-8)) // the rest, overlapping what was seen
 	for i := 0; i+8 <= len(b); i += 8 {
-		hit |= suspect(binary.LittleEndian.Uint64(b[i:]))
+		hit |= suspect(load(b, i))
 	}
 	return hit != 0 && slowHasControl(b)
 }

@@ -235,7 +235,7 @@ var knownSlots, knownCollisions = func() (t [1 << hashBits]knownSlot, collisions
 		if name == "" {
 			continue
 		}
-		first, last := ends([]byte(name))
+		first, last, _ := ends([]byte(name))
 		slot := &t[hashName(first, last)]
 		if slot.id != UnknownField {
 			collisions++
@@ -249,40 +249,47 @@ func hashName(first, last uint64) uint64 {
 	return (first ^ bits.RotateLeft64(last, 29)) * hashFactor >> (64 - hashBits)
 }
 
-// ends returns the first and the last eight bytes of a token of two bytes or
+// ends returns the first and the last eight bytes of a name of two bytes or
 // more, overlapping where it is shorter. Bit 0x20 is set in all: that makes
-// lower case of letters and leaves digits and '-' alone, and no other byte of
-// a token becomes one of these.
-func ends(name []byte) (first, last uint64) {
-	const (
-		fold8 = 0x20 * lowBits
-		fold4 = fold8 >> 32
-	)
+// lower case of letters and leaves digits and '-' alone. ok is false for a name
+// with a control byte, which bit 0x20 could make one of these; no other byte
+// becomes one.
+func ends(name []byte) (first, last uint64, ok bool) {
 	n := len(name)
 	switch {
 	case n >= 8:
-		return binary.LittleEndian.Uint64(name) | fold8, binary.LittleEndian.Uint64(name[n-8:]) | fold8
+		first, last = load(name, 0), load(name, n-8)
+		return first | fold, last | fold, texts(first)&texts(last) == fold
 	case n >= 4:
-		return uint64(binary.LittleEndian.Uint32(name)) | fold4, uint64(binary.LittleEndian.Uint32(name[n-4:])) | fold4
+		first, last = load4(name, 0), load4(name, n-4)
+		return first | fold>>32, last | fold>>32, texts(first)&texts(last) == fold>>32
 	}
-	return uint64(name[0]|0x20) | uint64(name[1]|0x20)<<8, uint64(name[n-1] | 0x20)
+	first, last = uint64(name[0])|uint64(name[1])<<8, uint64(name[n-1])
+	return first | 0x2020, last | 0x20, texts(first) == 0x2020 && texts(last) == 0x20
 }
 
-// lookup recognises a name, which must be a token without '_'.
+const fold = 0x20 * lowBits
+
+// texts marks bit 0x20 of the bytes that are not below it: they have one bit of 0x60.
+func texts(w uint64) uint64 { return (w | w>>1) & fold }
+
+func load4(b []byte, i int) uint64 { return uint64(binary.LittleEndian.Uint32(b[i:])) }
+
+// lookup recognises a name, whatever its bytes are.
 func lookup(name []byte) KnownField {
 	n := len(name)
 	if n < minKnownName || n > maxKnownName {
 		return UnknownField
 	}
-	first, last := ends(name)
+	first, last, ok := ends(name)
 	slot := &knownSlots[hashName(first, last)]
-	if slot.first != first || slot.last != last || int(slot.length) != n {
+	if slot.first != first || slot.last != last || int(slot.length) != n || !ok {
 		return UnknownField
 	}
 	if n > 16 {
 		known := knownNames[slot.id]
 		for i := 8; i < n-8; i++ {
-			if name[i]|0x20 != known[i]|0x20 {
+			if lower(name[i]) != lower(known[i]) {
 				return UnknownField
 			}
 		}

@@ -94,3 +94,16 @@ func TestHasControl_IsTheSlowOne(t *testing.T) {
 		}
 	}
 }
+
+func TestLookup_IsNotFooledByControlBytes(t *testing.T) {
+	// Bit 0x20 makes '-' of CR and digits of DLE to EM.
+	for _, name := range knownNames {
+		for i := range len(name) {
+			if b := []byte(name); b[i] == '-' || isDigit(b[i]) {
+				if b[i] &^= 0x20; lookup(b) != UnknownField || validName(string(b)) {
+					t.Errorf("lookup(%q) = %v", b, lookup(b))
+				}
+			}
+		}
+	}
+}

@@ -3,6 +3,7 @@ package h1
 import (
 	"bytes"
 	"math"
+	"math/bits"
 )
 
 const (
@@ -89,7 +90,10 @@ func (s *Section) nextLine(buf []byte, bound int, tooLarge *Error) (lf int, err 
 // returns where that ends. Only lines that are there in full are looked into,
 // and in their order: how the bytes arrived makes no difference to what comes out.
 func (s *Section) parse(buf []byte, bound, fields int) (n int, err error) {
+	window := buf[:min(len(buf), bound)]
 	for {
+		for len(s.Fields) < fields && s.parseQuickly(window) {
+		}
 		lf, err := s.nextLine(buf, bound, errHeadTooLarge)
 		if err != nil {
 			return 0, err
@@ -109,6 +113,57 @@ func (s *Section) parse(buf []byte, bound, fields int) (n int, err error) {
 		}
 		s.pos, s.scanned = lf+1, lf+1
 	}
+}
+
+// parseQuickly reads the line at pos if it is there in full, is as most lines
+// are (a known name, a value of visible bytes and spaces), and is not the empty
+// one. Else it leaves all as it is. What it reads, nextLine and parseLine would
+// read the same way, looking at each byte three times.
+func (s *Section) parseQuickly(buf []byte) bool {
+	start := s.pos
+	colon := start
+	for {
+		if colon+8 > len(buf) || colon-start > maxKnownName {
+			return false
+		}
+		w := load(buf, colon) ^ ':'*lowBits
+		if m := (w - lowBits) &^ w & highBits; m != 0 {
+			colon += bits.TrailingZeros64(m) / 8
+			break
+		}
+		colon += 8
+	}
+	id := lookup(buf[start:colon])
+	if id == UnknownField {
+		return false
+	}
+	from := colon + 1
+	if from < len(buf) && buf[from] == ' ' {
+		from++
+	}
+	end := from
+	for {
+		if end+8 > len(buf) {
+			for end < len(buf) && !isControl(buf[end]) {
+				end++
+			}
+			break
+		}
+		if m := suspect(load(buf, end)); m != 0 {
+			end += bits.TrailingZeros64(m) / 8
+			break
+		}
+		end += 8
+	}
+	if end+1 >= len(buf) || buf[end] != '\r' || buf[end+1] != '\n' {
+		return false
+	}
+	if from < end && (isSpace(buf[from]) || isSpace(buf[end-1])) {
+		return false
+	}
+	s.add(id, span(start, colon), span(from, end))
+	s.pos, s.scanned = end+2, end+2
+	return true
 }
 
 // parseLine reads the field line buf[start:end]; buf[end] is its CR.
@@ -142,6 +197,11 @@ func (s *Section) parseLine(buf []byte, start, end int) *Error {
 		}
 		return errControl
 	}
+	s.add(id, span(start, colon), span(from, to))
+	return nil
+}
+
+func (s *Section) add(id KnownField, name, value Span) {
 	if id != UnknownField {
 		if b := bit(id); s.seen&b != 0 {
 			s.repeated |= b
@@ -150,8 +210,7 @@ func (s *Section) parseLine(buf []byte, start, end int) *Error {
 			s.first[id] = uint16(len(s.Fields))
 		}
 	}
-	s.Fields = append(s.Fields, Field{span(start, colon), span(from, to), id, hopByHop.has(id)})
-	return nil
+	s.Fields = append(s.Fields, Field{name, value, id, hopByHop.has(id)})
 }
 
 // nameError says what is wrong with a line whose first n bytes only are of a token.

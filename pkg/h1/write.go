@@ -74,52 +74,55 @@ func (h *Head) Status(code int, reason []byte) {
 
 // Field writes a field line. White space around the value is not trimmed; who
 // reads it will.
-func (h *Head) Field(name, value string) {
-	if !validToken(name) {
-		h.Err = ErrUnsafe
-		return
-	}
-	for i := range len(value) {
-		if isControl(value[i]) {
-			h.Err = ErrUnsafe
-			return
-		}
-	}
-	h.Buf = append(h.Buf, name...)
-	h.Buf = append(h.Buf, ": "...)
-	h.Buf = append(h.Buf, value...)
-	h.Buf = append(h.Buf, CRLF...)
-}
+func (h *Head) Field(name, value string) { h.FieldBytes(name, bytesOf(value)) }
 
 // FieldBytes is Field for a value that is not a string.
 func (h *Head) FieldBytes(name string, value []byte) {
-	if !validToken(name) || hasControl(value) {
+	if !validName(name) || hasControl(value) {
 		h.Err = ErrUnsafe
 		return
 	}
-	h.Buf = append(h.Buf, name...)
-	h.Buf = append(h.Buf, ": "...)
-	h.Buf = append(h.Buf, value...)
-	h.Buf = append(h.Buf, CRLF...)
+	b := append(h.Buf, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	h.Buf = append(b, CRLF...)
 }
 
 // FieldInt is Field for a number, Content-Length above all.
 func (h *Head) FieldInt(name string, value int64) {
-	if !validToken(name) {
+	if !validName(name) {
 		h.Err = ErrUnsafe
 		return
 	}
-	h.Buf = append(h.Buf, name...)
-	h.Buf = append(h.Buf, ": "...)
-	h.Buf = append(strconv.AppendInt(h.Buf, value, 10), CRLF...)
+	b := append(h.Buf, name...)
+	b = append(b, ": "...)
+	b = strconv.AppendInt(b, value, 10)
+	h.Buf = append(b, CRLF...)
 }
+
+// validName is validToken, faster for names that are known.
+func validName(name string) bool { return lookup(bytesOf(name)) != UnknownField || validToken(name) }
 
 // Copy writes a field that was parsed. src is what it was parsed from. Parsing
 // has checked it; it is looked at again all the same, eight bytes at a time, because a
 // Span together with the wrong buffer must not become a hole.
 func (h *Head) Copy(f Field, src []byte) {
+	colon := int(f.Name.End)
+	if f.Name.Empty() {
+		h.Err = ErrUnsafe
+		return
+	}
+	if int(f.Value.Start) == colon+len(": ") && string(src[colon:f.Value.Start]) == ": " {
+		line := src[f.Name.Start:f.Value.End] // as we would write it
+		if hasControl(line) {
+			h.Err = ErrUnsafe
+			return
+		}
+		h.Buf = append(append(h.Buf, line...), CRLF...)
+		return
+	}
 	name, value := f.Name.In(src), f.Value.In(src)
-	if len(name) == 0 || hasControl(name) || hasControl(value) {
+	if hasControl(name) || hasControl(value) {
 		h.Err = ErrUnsafe
 		return
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"time"
@@ -61,17 +62,35 @@ var plain = func() (set [256]bool) {
 	return set
 }()
 
+// plainPrefix returns how many bytes s begins with that are plain.
+func plainPrefix(s string) int {
+	const (
+		ones  = 0x0101010101010101
+		highs = ones << 7
+	)
+	n := 0
+	for b := bytesOf(s); len(b)-n >= 8; n += 8 { // eight at once, as long as all are
+		w := binary.LittleEndian.Uint64(b[n:])
+		quote, escape := w^ones*'"', w^ones*'\\'
+		if ((quote-ones)|(escape-ones)|(w-ones*' ')|(w+ones)|w)&highs != 0 {
+			break
+		}
+	}
+	for n < len(s) && plain[s[n]] {
+		n++
+	}
+	return n
+}
+
 // appendJSONString writes s as a JSON string (RFC 8259 section 7): control
 // bytes escaped, what is not UTF-8 replaced.
 func appendJSONString(b []byte, s string) []byte {
 	const hexDigits = "0123456789abcdef"
 	b = append(b, '"')
 	for i := 0; i < len(s); {
-		from := i
-		for i < len(s) && plain[s[i]] {
-			i++
-		}
-		b = append(b, s[from:i]...)
+		n := plainPrefix(s[i:])
+		b = append(b, s[i:i+n]...)
+		i += n
 		if i == len(s) {
 			break
 		}

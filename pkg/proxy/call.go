@@ -119,13 +119,18 @@ func (c *call) authorize(values []string) *refusal {
 // bearer takes the token out of "Bearer <token>" (RFC 9110 section 11.4: the
 // scheme is case-insensitive, one or more spaces follow it).
 func bearer(value string) (string, bool) {
-	const scheme = "bearer "
-	if len(value) <= len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+	const scheme = "Bearer "
+	if len(value) <= len(scheme) || value[:len(scheme)] != scheme && !strings.EqualFold(value[:len(scheme)], scheme) {
 		return "", false
 	}
 	token := strings.Trim(value[len(scheme):], " ")
-	if token == "" || len(token) > lb.MaxTokenBytes || strings.ContainsAny(token, " ,\t") {
+	if token == "" || len(token) > lb.MaxTokenBytes {
 		return "", false
+	}
+	for i := range len(token) {
+		if c := token[i]; c == ' ' || c == ',' || c == '\t' {
+			return "", false
+		}
 	}
 	return token, true
 }

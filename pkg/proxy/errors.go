@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"math/rand/v2"
@@ -36,14 +37,22 @@ func retryAfterSeconds(d time.Duration) int {
 // for telling requests apart; nothing rests on nobody guessing them.
 func newRequestID() string {
 	var b [32]byte
-	const digits = "0123456789abcdef"
 	for i := 0; i < len(b); i += 16 {
-		for j, n := 0, rand.Uint64(); j < 16; j++ {
-			b[i+j] = digits[n&15]
-			n >>= 4
-		}
+		v := rand.Uint64()
+		binary.LittleEndian.PutUint64(b[i:], inHex(uint32(v)))
+		binary.LittleEndian.PutUint64(b[i+8:], inHex(uint32(v>>32)))
 	}
 	return string(b[:])
+}
+
+// inHex returns the eight hexadecimal digits of v, the lowest first.
+func inHex(v uint32) uint64 {
+	w := uint64(v)
+	w = (w | w<<16) & 0x0000ffff0000ffff
+	w = (w | w<<8) & 0x00ff00ff00ff00ff
+	w = (w | w<<4) & 0x0f0f0f0f0f0f0f0f
+	letters := (w + 0x0606060606060606) >> 4 & 0x0101010101010101 // 1 where a digit is a to f
+	return w + 0x3030303030303030 + letters*('a'-10-'0')
 }
 
 // validRequestID reports whether a client's X-Request-ID may be kept: short,

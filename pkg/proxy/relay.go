@@ -814,7 +814,11 @@ func (a *attempt) saw(seen dify.Seen) {
 	if seen&dify.SawIDs == 0 {
 		return
 	}
-	ids, app, p := a.watcher.IDs(), a.x.app.app, a.x.p
+	app, p := a.x.app.app, a.x.p
+	if !a.stream && app.Worlds <= 1 && !p.opts.FilesRoute {
+		return
+	}
+	ids := a.watcher.IDs()
 	if a.stream { // what a blocking call ran has ended
 		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name, a.x.now)
 	}

@@ -7,6 +7,9 @@ import (
 )
 
 func formatOf(contentType string) format {
+	if contentType == "application/json" {
+		return formatJSON // as most clients write it
+	}
 	media, _, _ := strings.Cut(contentType, ";")
 	media = strings.Trim(media, " \t")
 	switch {
