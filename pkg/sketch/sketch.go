@@ -30,7 +30,7 @@ const (
 )
 
 // Recent follows the users of one application in one proxy. It is safe for
-// concurrent use; the zero value has seen nobody. It holds half a KiB, and some 24
+// concurrent use; the zero value has seen nobody. It holds half a KiB, and some 32
 // bytes per user of at most 2,000 in practice: Size for each hour of the window
 // in which none of those of another hour came back.
 type Recent struct {
@@ -38,8 +38,8 @@ type Recent struct {
 	// nil while all do.
 	limit atomic.Pointer[limit]
 	// touched are the users noted last, so that who comes again and again costs
-	// no lock.
-	touched [64]atomic.Uint64
+	// no lock; nil while nobody was. It has room for about as many as there are.
+	touched atomic.Pointer[[]atomic.Uint64]
 
 	version atomic.Uint64
 
@@ -49,6 +49,12 @@ type Recent struct {
 	prune  int              // the length of last at which it is gone through
 	newest int64            // hour
 }
+
+// How many users touched has room for.
+const (
+	minTouched = 64
+	maxTouched = 2048
+)
 
 type limit struct {
 	hour int64
@@ -66,11 +72,10 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	if l := r.limit.Load(); l != nil && l.hour == at && h > l.max && l.kind == kind {
 		return
 	}
-	slot := &r.touched[h%uint64(len(r.touched))]
 	// Another hour gives another mark, so that he is noted in each. 0 is no
 	// mark, and what a user costs who has it is a lock.
 	mark := h ^ scramble(uint64(at)) ^ kindMark(kind)
-	if slot.Load() == mark && mark != 0 {
+	if t := r.touched.Load(); t != nil && (*t)[h%uint64(len(*t))].Load() == mark && mark != 0 {
 		return
 	}
 	r.mu.Lock()
@@ -78,11 +83,16 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	if r.kind != kind || r.last == nil {
 		r.kind, r.last, r.prune, r.newest = kind, make(map[uint64]int64), 2*Size, at
 		r.limit.Store(nil)
-		for i := range r.touched {
-			r.touched[i].Store(0)
-		}
+		r.touched.Store(nil)
 	}
-	slot.Store(mark)
+	t := r.touched.Load()
+	switch {
+	case t == nil:
+		t = r.touchLocked(minTouched)
+	case len(*t) < len(r.last) && len(*t) < maxTouched:
+		t = r.touchLocked(2 * len(*t))
+	}
+	(*t)[h%uint64(len(*t))].Store(mark)
 	r.turnLocked(at)
 	before, known := r.last[h]
 	if !known {
@@ -95,6 +105,13 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 		r.pruneLocked()
 		r.prune = len(r.last) + Size
 	}
+}
+
+// touchLocked makes room for the marks of so many users.
+func (r *Recent) touchLocked(size int) *[]atomic.Uint64 {
+	t := make([]atomic.Uint64, size)
+	r.touched.Store(&t)
+	return &t
 }
 
 // turnLocked takes note of the hour. A clock that was set back by more than
