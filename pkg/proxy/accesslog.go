@@ -72,7 +72,7 @@ const (
 const (
 	accessLogShards = 8
 	accessLogFlush  = 200 * time.Millisecond // the longest that a line waits
-	accessLogWake   = 32 << 10               // bytes of a shard that are written without waiting
+	accessLogWake   = 96 << 10               // bytes of a shard that are written without waiting
 	accessLogBound  = 4 << 20                // bytes that wait at most; further lines are dropped
 	shardBound      = accessLogBound / accessLogShards
 	loggedPath      = 2 << 10 // bytes of a path that are logged
