@@ -17,17 +17,21 @@ type finding struct {
 	Failed        bool
 	StreamCode    string
 	ErrorCode     string
-	IDs           IDs
+	IDs           foundIDs
 	Counted       bool
 	Usage         Usage
 }
+
+// foundIDs are IDs that outlive their Watcher.
+type foundIDs struct{ Task, Conversation, File string }
 
 func findingOf(w *Watcher, seen Seen) (f finding) {
 	f.Seen = seen
 	f.Events, f.Pings, f.Ended = w.Events(), w.Pings(), w.Ended()
 	f.StreamCode, f.Failed = w.StreamError()
 	f.ErrorCode = w.ErrorCode()
-	f.IDs = w.IDs()
+	ids := w.IDs()
+	f.IDs = foundIDs{string(ids.Task), string(ids.Conversation), string(ids.File)}
 	f.Usage, f.Counted = w.Usage()
 	return f
 }

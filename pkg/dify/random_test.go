@@ -144,7 +144,7 @@ func TestWatcher_FindsWhatEncodingJSONFinds(t *testing.T) {
 				t.Fatalf("%q in pieces of %d:\n got %+v\nwant %+v", text, size, got, want)
 			}
 		}
-		if want.IDs != (IDs{}) {
+		if want.IDs != (foundIDs{}) {
 			told++
 		}
 		if want.Counted {

@@ -15,12 +15,12 @@ const (
 	SawEnd                    // an event that may be the stream's last: Ended is true
 )
 
-// IDs are the ids under which an instance knows what it has answered; "" where none was found. Ids of more than 64
+// IDs are the ids under which an instance knows what it has answered; empty where none was found. Ids of more than 64
 // bytes or with other bytes than visible ASCII are passed over: Dify's are UUIDs.
 type IDs struct {
-	Task         string
-	Conversation string
-	File         string // of an upload
+	Task         []byte
+	Conversation []byte
+	File         []byte // of an upload
 }
 
 // Watcher looks at the body of one answer as it streams past, in pieces split anywhere, and remembers what matters to
@@ -392,19 +392,14 @@ func (w *Watcher) ErrorCode() string {
 	return intern(w.doc.code.bytes())
 }
 
-// IDs returns the ids found so far; once found they do not change. It allocates at most one string.
+// IDs returns the ids found so far; once found they do not change. They are parts of the Watcher, good until Reset.
 func (w *Watcher) IDs() IDs {
 	ids := &w.doc.ids
-	text := string(ids.text[:ids.end])
-	of := func(m member) string {
+	of := func(m member) []byte {
 		at := ids.spans[m]
-		return text[at.from:][:at.n]
+		return ids.text[at.from:][:at.n:at.n]
 	}
-	return IDs{
-		Task:         of(memberTaskID),
-		Conversation: of(memberConversationID),
-		File:         of(memberFileID),
-	}
+	return IDs{Task: of(memberTaskID), Conversation: of(memberConversationID), File: of(memberFileID)}
 }
 
 // Usage returns what the run has cost, and whether the answer has said so yet: with metadata.usage of a chat or

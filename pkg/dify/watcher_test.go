@@ -98,12 +98,12 @@ func TestWatcher_Transcripts(t *testing.T) {
 	for name, want := range map[string]finding{
 		"completion": {
 			Seen: all, Events: 6, Pings: 1, Ended: true, Counted: true,
-			IDs:   IDs{Task: "900bbd43-dc0b-4383-a372-aa6e6c414227"},
+			IDs:   foundIDs{Task: "900bbd43-dc0b-4383-a372-aa6e6c414227"},
 			Usage: usageOf(1033, 135, 1168, Cost{"USD", 1303000}),
 		},
 		"chat": {
 			Seen: all, Events: 4, Pings: 2, Ended: true, Counted: true,
-			IDs: IDs{
+			IDs: foundIDs{
 				Task:         "c3800678-a077-43df-a102-53f23ed20b88",
 				Conversation: "45701982-8118-4bc5-8e9b-64562b4555f2",
 			},
@@ -111,7 +111,7 @@ func TestWatcher_Transcripts(t *testing.T) {
 		},
 		"agent-chat": {
 			Seen: all, Events: 4, Pings: 1, Ended: true, Counted: true,
-			IDs: IDs{
+			IDs: foundIDs{
 				Task:         "71c8a4ed-3ab1-4c4b-8c3c-3dd5cfcfd96b",
 				Conversation: "957c068b-f258-4f89-ba10-6e8a0361c457",
 			},
@@ -119,7 +119,7 @@ func TestWatcher_Transcripts(t *testing.T) {
 		},
 		"agent": {
 			Seen: all, Events: 4, Pings: 1, Ended: true, Counted: true,
-			IDs: IDs{
+			IDs: foundIDs{
 				Task:         "5e0f6a2c-3ab1-4c4b-8c3c-3dd5cfcfd96b",
 				Conversation: "0c5d7a10-f258-4f89-ba10-6e8a0361c457",
 			},
@@ -127,14 +127,14 @@ func TestWatcher_Transcripts(t *testing.T) {
 		},
 		"workflow": {
 			Seen: all, Events: 7, Pings: 1, Ended: true, Counted: true,
-			IDs: IDs{
+			IDs: foundIDs{
 				Task: "5ad4cb98-f0c7-4085-b384-88c403be6290",
 			},
 			Usage: usageOf(0, 0, 63127864),
 		},
 		"advanced-chat": {
 			Seen: all, Events: 7, Pings: 1, Ended: true, Counted: true,
-			IDs: IDs{
+			IDs: foundIDs{
 				Task:         "2b4c0d5e-8d4b-4a59-9c39-c1e0a7b1aa33",
 				Conversation: "d6d3f9f1-7a5d-4f2c-9f7e-0f7f2f4c1111",
 			},
@@ -183,7 +183,7 @@ func TestWatcher_Streams(t *testing.T) {
 		{"error", "data: {\"event\":\"error\",\"conversation_id\":\"m\",\"status\":400,\"code\":\"provider_quota_exceeded\",\"message\":\"x\"}\n\n" +
 			"data: {\"event\":\"error\",\"code\":\"second\"}\n\n",
 			finding{Seen: SawFirst | SawIDs | SawError | SawEnd, Events: 2, Ended: true, Failed: true,
-				StreamCode: "provider_quota_exceeded", IDs: IDs{Conversation: "m"}}},
+				StreamCode: "provider_quota_exceeded", IDs: foundIDs{Conversation: "m"}}},
 		{"error with its name last", "data: {\"code\":\"a\",\"event\":\"message\"}\n\ndata: {\"status\":500,\"code\":\"b\",\"message\":\"c\",\"event\":\"error\"}\n\n",
 			finding{Seen: SawFirst | SawError | SawEnd, Events: 2, Ended: true, Failed: true, StreamCode: "b"}},
 		{"error without code", "data: {\"code\":\"a\",\"event\":\"message\"}\n\ndata: {\"event\":\"error\",\"status\":500}\n\n",
@@ -191,7 +191,7 @@ func TestWatcher_Streams(t *testing.T) {
 		{"chatflow that fails", "data: {\"event\":\"workflow_finished\",\"task_id\":\"t\",\"data\":{\"status\":\"failed\",\"total_tokens\":12}}\n\n" +
 			"data: {\"event\":\"error\",\"code\":\"completion_request_error\"}\n\n",
 			finding{Seen: SawFirst | SawIDs | SawError | SawEnd, Events: 2, Ended: true, Failed: true,
-				StreamCode: "completion_request_error", IDs: IDs{Task: "t"}, Counted: true, Usage: usageOf(0, 0, 12)}},
+				StreamCode: "completion_request_error", IDs: foundIDs{Task: "t"}, Counted: true, Usage: usageOf(0, 0, 12)}},
 		{"name behind a long answer", "data: {\"answer\":\"" + long + "\\\\\\\"\",\"metadata\":{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}},\"event\":\"message_end\"}\n\n",
 			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true, Usage: usageOf(1, 2, 3)}},
 		{"usage that is none of message_end", "data: {\"metadata\":{\"usage\":{\"prompt_tokens\":1}},\"data\":{\"total_tokens\":4},\"event\":\"message\"}\n\n",
@@ -204,7 +204,7 @@ func TestWatcher_Streams(t *testing.T) {
 		{"usage cut off", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"total_tokens\":5", finding{}},
 		{"event cut off behind its line", "data: {\"event\":\"message_end\"}\n", finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true}},
 		{"event cut off inside its line", "data: {\"event\":\"message_end\"}", finding{}},
-		{"ids of an event cut off", "data: {\"event\":\"message\",\"task_id\":\"t\",\"conversation_id\":\"m", finding{Seen: SawIDs, IDs: IDs{Task: "t"}}},
+		{"ids of an event cut off", "data: {\"event\":\"message\",\"task_id\":\"t\",\"conversation_id\":\"m", finding{Seen: SawIDs, IDs: foundIDs{Task: "t"}}},
 		{"not JSON", "data: [DONE]\n\ndata: hello\n\ndata: \"x\"\n\ndata: {]\n\n", finding{Seen: SawFirst, Events: 4}},
 		{"no data", "data\n\ndata:\n\ndata: \n\ndata\r\n\r\nid: 1\n\n: c\n\nevent: message\n\n\n\n\n", finding{}},
 		{"fields of other names", "datax: {}\n\ndat: {}\n\n data: {}\n\nData: {}\n\n" + long + "\n\n" + long + ": {}\n\n", finding{}},
@@ -212,9 +212,9 @@ func TestWatcher_Streams(t *testing.T) {
 			"data: {\"task_id\":\"" + strings.Repeat("x", 65) + "\",\"conversation_id\":\"\",\"conversation_id\":[\"conversation_id\",\"x\"]}\n\n",
 			finding{Seen: SawFirst, Events: 2}},
 		{"escapes", `data: {"\u0065vent":"m\u0065ssage","task\u005fid":"\u0061\/\\b\u0022\"","conversation_id":"\ud83d\ude42"}` + "\n\n",
-			finding{Seen: SawFirst | SawIDs, Events: 1, IDs: IDs{Task: `a/\b""`}}},
+			finding{Seen: SawFirst | SawIDs, Events: 1, IDs: foundIDs{Task: `a/\b""`}}},
 		{"first id counts", "data: {\"task_id\":\"a\",\"task_id\":\"b\"}\n\ndata: {\"task_id\":\"c\"}\n\n",
-			finding{Seen: SawFirst | SawIDs, Events: 2, IDs: IDs{Task: "a"}}},
+			finding{Seen: SawFirst | SawIDs, Events: 2, IDs: foundIDs{Task: "a"}}},
 		{"tokens of strange form", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"prompt_tokens\":-1,\"completion_tokens\":1.5,\"total_tokens\":99999999999999999999,\"total_price\":0.25,\"currency\":\"USD\"}}}\n\n",
 			finding{Seen: SawFirst | SawEnd, Events: 1, Ended: true, Counted: true, Usage: usageOf(0, 0, 0, Cost{"USD", 25e7})}},
 		{"price as long as may be", "data: {\"event\":\"message_end\",\"metadata\":{\"usage\":{\"total_price\":\"" + strings.Repeat("0", 63) + "1\",\"currency\":\"USD\"}}}\n\n",
@@ -265,7 +265,7 @@ func TestWatcher_LooksForIDsInTheFirstEventOfAKindOnly(t *testing.T) {
 	got := watch(&w, eventStream, 200, Call{}, "data: {\"event\":\"message\",\"task_id\":\"t\"}\n\n"+
 		"data: {\"event\":\"message\",\"conversation_id\":\"late\"}\n\n"+
 		"data: {\"event\":\"new\"}\n\ndata: {\"event\":\"new\",\"conversation_id\":\"m\"}\n\n", 0)
-	if want := (IDs{Task: "t", Conversation: "m"}); got.IDs != want {
+	if want := (foundIDs{Task: "t", Conversation: "m"}); got.IDs != want {
 		t.Errorf("got %+v, want %+v", got.IDs, want)
 	}
 }
@@ -279,7 +279,7 @@ func TestWatcher_Documents(t *testing.T) {
 	chat := `{"event":"message","task_id":"c3800678-a077-43df-a102-53f23ed20b88","id":"9da23599-e713-473b-982c-4328d4f5c78a","message_id":"9da23599-e713-473b-982c-4328d4f5c78a","conversation_id":"45701982-8118-4bc5-8e9b-64562b4555f2","mode":"chat","answer":"Hi \"you\"","metadata":{"usage":{"prompt_tokens":1033,"completion_tokens":128,"total_tokens":1161,"total_price":"0.0012890","currency":"USD","latency":0.76},"retriever_resources":[]},"created_at":1705407629}`
 	chatFound := finding{
 		Seen: SawIDs, Counted: true, Usage: usageOf(1033, 128, 1161, Cost{"USD", 1289000}),
-		IDs: IDs{
+		IDs: foundIDs{
 			Task:         "c3800678-a077-43df-a102-53f23ed20b88",
 			Conversation: "45701982-8118-4bc5-8e9b-64562b4555f2",
 		},
@@ -287,10 +287,10 @@ func TestWatcher_Documents(t *testing.T) {
 	workflow := `{"task_id":"c3800678-a077-43df-a102-53f23ed20b88","workflow_run_id":"fb47b2e6-5e43-4f90-be01-d5c5a088d156","data":{"id":"fb47b2e6-5e43-4f90-be01-d5c5a088d156","workflow_id":"w","status":"failed","outputs":{"total_tokens":7},"error":"x","elapsed_time":0.5,"total_tokens":3562,"total_steps":8}}`
 	workflowFound := finding{
 		Seen: SawIDs, Counted: true, Usage: usageOf(0, 0, 3562),
-		IDs: IDs{Task: "c3800678-a077-43df-a102-53f23ed20b88"},
+		IDs: foundIDs{Task: "c3800678-a077-43df-a102-53f23ed20b88"},
 	}
 	stored := `{"id":"72fa9618-8f89-4a37-9b33-7e1178a24a67","name":"a.png","size":1024,"extension":"png","user_id":"u","conversation_id":null}`
-	storedFound := finding{Seen: SawIDs, IDs: IDs{File: "72fa9618-8f89-4a37-9b33-7e1178a24a67"}}
+	storedFound := finding{Seen: SawIDs, IDs: foundIDs{File: "72fa9618-8f89-4a37-9b33-7e1178a24a67"}}
 	refused := `{"code":"too_many_requests","message":"Too many requests.","status":429}`
 	for _, c := range []struct {
 		name, contentType string
@@ -364,7 +364,7 @@ func TestWatcher_IsSmallAndDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if n := testing.AllocsPerRun(100, func() { w.IDs() }); n > 1 {
+	if n := testing.AllocsPerRun(100, func() { w.IDs() }); n > 0 {
 		t.Errorf("IDs: %v allocations", n)
 	}
 }

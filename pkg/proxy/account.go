@@ -4,6 +4,7 @@ package proxy
 // serving it panics.
 func (x *exchange) finish() {
 	x.countBody()
+	x.dropBody()
 	if x.app != nil {
 		x.app.state.stats.End(x.shard, x.reason)
 		if x.user != "" {
@@ -28,6 +29,14 @@ func (x *exchange) countBody() {
 	x.bytesIn = x.body.read
 	if n := len(x.tried); n > 0 {
 		x.app.instances[x.tried[n-1]].stats.Flow(x.shard, x.bytesIn, 0)
+	}
+}
+
+// dropBody lets go of the request's body.
+func (x *exchange) dropBody() {
+	if x.body != nil {
+		x.body.close()
+		x.body = nil
 	}
 }
 

@@ -5,158 +5,228 @@ import (
 	"sync/atomic"
 
 	"difylb/pkg/h1"
+	"difylb/pkg/lb"
 )
 
-// carriage is how a stream goes on without a goroutine, whose stack would be
-// most of the memory that it takes: while nothing comes, nothing waits for it
-// but an entry in the poller of its instance's connection. When bytes come
-// that poller's goroutine passes them on. It never waits: what a slow client does
-// not take at once, an interruption, and the stream's end are left to a goroutine
-// that is started for them (clientConn.resume).
+// carriage is how a connection goes on without a goroutine, whose stack would
+// be most of the memory that it takes, and whose waking a good part of the time: while
+// nothing comes, nothing waits for it but an entry in a poller. When something
+// comes, that poller's goroutine goes on with it (clientConn.run). It never
+// waits; what may have to is left to a goroutine that is started for it.
 //
-// It is part of the instance's wire. The zero value carries nothing.
+// It is part of the wire that the connection waits for: its own for the next
+// request, its instance's for an answer. The zero value carries nothing.
 type carriage struct {
-	state  atomic.Uint32
-	stream *clientConn // owned by whom the state says
+	waits  atomic.Bool // client is here, and belongs to who takes it away
+	client *clientConn
 }
 
-// States of a carriage.
-const (
-	carriesNot  uint32 = iota // the stream, if there is one, belongs to a goroutine
-	carryWaits                // it belongs to who changes the state
-	carryServes               // it belongs to who has changed the state
-	carryCalled               // likewise, and something has happened meanwhile
-)
-
-// serve passes on what has come for the stream; false where none is carried.
-// The poller calls it.
-func (k *carriage) serve(w *wire) bool {
-	for {
-		switch k.state.Load() {
-		case carryWaits:
-			if k.state.CompareAndSwap(carryWaits, carryServes) {
-				k.feed(w)
-				return true
-			}
-		case carryServes: // it is being put here
-			if k.state.CompareAndSwap(carryServes, carryCalled) {
-				return true
-			}
-		case carryCalled:
-			return true
-		default:
-			return false
-		}
+// take returns who waits here, nil for nobody. It is the caller's then.
+func (k *carriage) take() *clientConn {
+	if !k.waits.Load() || !k.waits.CompareAndSwap(true, false) {
+		return nil
 	}
+	c := k.client
+	k.client = nil
+	return c
 }
 
-// call has the stream looked at, whatever comes for it.
-func (k *carriage) call(w *wire) {
-	for {
-		switch k.state.Load() {
-		case carryWaits:
-			if k.state.CompareAndSwap(carryWaits, carriesNot) {
-				k.resume(w)
-				return
-			}
-		case carryServes:
-			if k.state.CompareAndSwap(carryServes, carryCalled) {
-				return
-			}
-		default:
-			return
-		}
-	}
-}
-
-// feed passes on what has come and lets the stream wait for more, if that is
-// all that is to be done. The stream is the caller's.
-func (k *carriage) feed(w *wire) {
-	c := k.stream
-	for {
-		if c.done = c.feed(); c.done || len(c.unsent) > 0 {
-			break
-		}
-		if k.state.CompareAndSwap(carryServes, carryWaits) {
-			return
-		}
-		k.state.Store(carryServes)
-		if c.lifeline.over() || w.expired() {
-			break
-		}
-	}
-	k.state.Store(carriesNot)
-	k.resume(w)
-}
-
-// resume gives the stream to a goroutine. The stream is the caller's.
-func (k *carriage) resume(w *wire) {
-	c := k.stream
-	k.stream = nil
-	w.watched.unlisten(w)
-	go c.guard(c.resume) // counted by open, as the connection is
-}
-
-// carry leaves the stream that has begun on c to the poller. When it returns true
-// nothing of c may be touched any more.
-func (c *clientConn) carry() bool {
-	if c.raw == nil {
-		return false // its writes wait
-	}
-	c.x.attempt.rest()
-	w := &c.x.attempt.conn.wire
+// park leaves the caller's c to who comes with the next event of the wire. False:
+// something has come meanwhile, and c is the caller's still.
+func (w *wire) park(c *clientConn) bool {
 	k := &w.carried
-	c.riding, c.done = true, false
-	k.stream = c
-	k.state.Store(carryServes)
-	switch {
-	case !w.watched.listen(w):
-		c.riding = false
-		k.stream = nil
-		k.state.Store(carriesNot)
+	k.client = c
+	k.waits.Store(true)
+	// Who brings something from here on finds c; what came before is here to see.
+	if w.happened() && k.waits.CompareAndSwap(true, false) {
+		k.client = nil
 		return false
-	case c.lifeline.over() || w.expired(): // before there was a wait to be interrupted
-		k.state.Store(carriesNot)
-		k.resume(w)
-	case !k.state.CompareAndSwap(carryServes, carryWaits):
-		k.state.Store(carryServes)
-		k.feed(w)
 	}
 	return true
 }
 
-// feed passes on what has come, and reports whether the stream is over.
-func (c *clientConn) feed() (over bool) {
-	defer func() {
-		if v := recover(); v != nil {
-			c.s.p.log.Error().Interface("panic", v).Str("stack", string(debug.Stack())).Msg("request handler panicked")
-			c.broken, over = true, true
-			c.x.attempt.err = h1.ErrUnsafe
-		}
-	}()
-	return c.x.attempt.ready()
-}
+// step is what is due next for a connection.
+type step uint8
 
-// resume does for a carried stream what may wait, ends it if that is due, and
-// serves on.
-func (c *clientConn) resume() {
-	c.riding = false
-	a := &c.x.attempt
-	if p := c.unsent; len(p) > 0 {
-		c.unsent, a.clogged = nil, false
-		if err := c.send(p); err != nil {
-			a.err, c.done = err, true
-		}
+const (
+	toListen step = iota // for a request, or the rest of its head
+	toServe              // the request that has come
+	toWait               // for the instance: the exchange has left
+	toGoOn               // with the exchange, on a goroutine that may wait
+	toEnd                // the request is answered
+	toLeave              // the connection is to be closed
+)
+
+// mostAtOnce is how many requests of one client are served before it is others' turn.
+const mostAtOnce = 32
+
+// run goes on with the connection, to where it waits for what is to come, or to
+// its end. c is the caller's, and is not any more when run returns. riding: the
+// caller is a poller, and nothing may wait. came: something may be there to read.
+func (c *clientConn) run(riding, came bool) {
+	defer c.rescue()
+	c.riding, c.most = riding, mostAtOnce
+	if !riding {
+		c.mayWait(&came)
 	}
-	if !c.done {
-		if c.x.line.over() {
-			a.err = errInterrupted
-		} else if a.err = a.woken(); a.err == nil {
-			c.away = true // on it goes
+	for c.work(came) {
+		if c.riding && (c.stuck || c.most == 0 || len(c.unsent) > 0) {
+			go c.run(false, false) // counted by open
 			return
 		}
+		came = false
 	}
-	if c.x.endStream(); c.endOne() {
-		c.serveAll()
+}
+
+// mayWait does what a poller could not.
+func (c *clientConn) mayWait(came *bool) {
+	c.stuck = false
+	p := c.unsent
+	if len(p) == 0 {
+		return
+	}
+	c.unsent = nil
+	err := c.send(p)
+	if c.next == toWait {
+		a := &c.x.attempt
+		a.clogged, a.err, *came = false, err, true
+	}
+}
+
+// work does what is due. It returns false when c is not the caller's any more.
+func (c *clientConn) work(came bool) bool {
+	switch c.next {
+	case toListen:
+		return c.listen(came)
+	case toWait:
+		return c.waitForInstance(came)
+	case toServe:
+		c.quiet = false // its body has yet to be read
+		c.serveOne()
+	case toGoOn:
+		c.goOn()
+	case toEnd:
+		if c.riding && !c.bodyEnd {
+			c.stuck = true // there may be more to read
+			break
+		}
+		c.endOne()
+	case toLeave:
+		if c.riding && c.lingers() {
+			c.stuck = true
+			break
+		}
+		c.finish()
+		return false
+	}
+	return true
+}
+
+// rescue ends a connection that a fault of ours has met.
+func (c *clientConn) rescue() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	c.s.p.log.Error().Interface("panic", v).Str("stack", string(debug.Stack())).Msg("request handler panicked")
+	c.broken = true
+	if x := c.x; x != nil && x.away && x.stage.waits() { // else it has its account
+		a := &x.attempt
+		x.away = false
+		a.err, a.reason, x.reason = h1.ErrUnsafe, lb.ReasonInternal, lb.ReasonInternal
+		a.account()
+		x.finish()
+	}
+	c.finish()
+}
+
+// listen serves the requests that come, until one leaves, or none is left to serve.
+func (c *clientConn) listen(came bool) bool {
+	if !c.raw {
+		c.unheard(c.await(c))
+		return true
+	}
+	if came {
+		c.quiet = false
+		c.look()
+	}
+	for !c.serveReady() {
+		if c.answered() {
+			if err := c.woken(); err != nil {
+				c.unheard(err)
+				return true
+			}
+			continue
+		}
+		if c.park(c) {
+			return false
+		}
+		c.quiet = false
+		c.look()
+	}
+	return true
+}
+
+// unheard ends the connection when a wait for a request has ended without one.
+func (c *clientConn) unheard(err error) {
+	if err == nil {
+		return
+	}
+	if err == errHeadSlow {
+		c.refuse(&refusal{reason: lb.ReasonRequestTimeout, message: "the request head came too slowly"})
+	}
+	c.next = toLeave
+}
+
+// waitForInstance goes on with a request that has left, when there is
+// something to go on with.
+func (c *clientConn) waitForInstance(came bool) bool {
+	a := &c.x.attempt
+	w := &a.conn.wire
+	for a.err == nil {
+		if came {
+			if w.look(); a.ready() {
+				break
+			}
+			if len(c.unsent) > 0 {
+				return true
+			}
+		}
+		if w.answered() {
+			a.err = a.woken()
+			continue
+		}
+		if a.phase == phaseBody && a.stream {
+			c.x.lighten()
+		}
+		if w.park(c) {
+			return false
+		}
+		came = true
+	}
+	if c.riding && a.err != nil {
+		c.next, c.stuck = toGoOn, true // the operator may have to be told
+	} else {
+		c.goOn()
+	}
+	return true
+}
+
+// goOn goes on with the exchange behind a wait.
+func (c *clientConn) goOn() {
+	c.x.goOn()
+	c.leftOr(toEnd)
+}
+
+// leftOr says what is due behind a part of serving a request: to wait where the
+// exchange has left, else what is given.
+func (c *clientConn) leftOr(next step) {
+	switch x := c.x; {
+	case !x.away:
+		c.next = next
+	case x.stage.waits():
+		c.next = toWait
+	default:
+		c.next, c.stuck = toGoOn, true
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"difylb/pkg/h1"
 	"difylb/pkg/lb"
 	"difylb/pkg/stats"
 )
@@ -32,7 +32,7 @@ func (r *rig) chat(c net.Conn, user string) *http.Response {
 // carried returns the wires of instances that carry a stream.
 func (r *rig) carried() (wires []*wire) {
 	r.s.each(func(c *clientConn) {
-		if w := c.lifeline.peer.Load(); w != nil && w.carried.state.Load() != carriesNot {
+		if w := c.lifeline.peer.Load(); w != nil && w.carried.waits.Load() {
 			wires = append(wires, w)
 		}
 	})
@@ -42,10 +42,7 @@ func (r *rig) carried() (wires []*wire) {
 // canCarry skips where streams have goroutines of their own.
 func canCarry(t *testing.T) {
 	t.Helper()
-	server, _ := tcpPair(t)
-	var w wire
-	w.init(server, server, nil)
-	if w.raw == nil {
+	if !haveRaw {
 		t.Skip("here streams are not carried")
 	}
 }
@@ -208,11 +205,182 @@ func TestCarry_HoldsNoGoroutine(t *testing.T) {
 	eventually(t, "nothing to be carried", func() bool { return len(r.carried()) == 0 })
 }
 
-// A fault of ours ends the stream that has it and no other.
+// A fault of ours ends the stream that has it, with an account, and no other.
 func TestCarry_Panic(t *testing.T) {
-	r := newRig(t, nil, clocked(1, time.Millisecond))
-	c := &clientConn{s: r.s, x: &exchange{}}
-	if !c.feed() || !c.broken || c.x.attempt.err != h1.ErrUnsafe {
-		t.Error("a stream with a fault goes on")
+	canCarry(t)
+	release := make(chan struct{})
+	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: 1\n\n")
+		w.(http.Flusher).Flush()
+		<-release
+		io.WriteString(w, "data: 2\n\n")
+	}))
+	bad, good := r.chat(r.dial(), "one"), r.chat(r.dial(), "two")
+	eventually(t, "both streams to be carried", func() bool { return len(r.carried()) == 2 })
+	spoilt := 0
+	for _, w := range r.carried() {
+		c := w.carried.take()
+		if c == nil {
+			t.Fatal("gone")
+		}
+		if c.x.user == "one" {
+			c.x.down = nil
+			spoilt++
+		}
+		if !w.park(c) {
+			t.Fatal("something has come")
+		}
 	}
+	if spoilt != 1 {
+		t.Fatal(spoilt, "streams spoilt")
+	}
+	close(release)
+	if b, err := io.ReadAll(bad.Body); err == nil {
+		t.Errorf("a stream with a fault goes on: %q", b)
+	}
+	if b, err := io.ReadAll(good.Body); string(b) != "data: 1\n\ndata: 2\n\n" || err != nil {
+		t.Errorf("%q %v", b, err)
+	}
+	eventually(t, "both in the access log", func() bool {
+		return len(r.lines("reason", "internal")) == 1 && len(r.lines("reason", "ok")) == 1
+	})
+}
+
+// Clients that wait, for their own next request or for an instance, hold no goroutine.
+func TestCarry_WaitingHoldsNoGoroutine(t *testing.T) {
+	canCarry(t)
+	const clients = 40
+	release := make(chan struct{})
+	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/v1/chat-messages" {
+			<-release
+		}
+		io.WriteString(w, "done")
+	}))
+	working := func() (n int) { // goroutines of clients
+		buf := make([]byte, 4<<20)
+		return bytes.Count(buf[:runtime.Stack(buf, true)], []byte("proxy.(*clientConn).run("))
+	}
+	var all []net.Conn
+	for range clients {
+		c := r.dial()
+		writeAll(c, "GET /v1/info HTTP/1.1\r\n"+goodHead+"\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		all = append(all, c)
+	}
+	eventually(t, "idle clients to have no goroutine", func() bool { return working() == 0 })
+	for i, c := range all {
+		body := fmt.Sprintf(`{"user":"u%d"}`, i)
+		writeAll(c, fmt.Sprintf("POST /v1/chat-messages HTTP/1.1\r\n"+goodHead+"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+	}
+	eventually(t, "all requests to wait for the instance", func() bool { return len(r.carried()) == clients && working() == 0 })
+	close(release)
+	for _, c := range all {
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+	}
+}
+
+// An instance that is slow to take a request holds nobody else up, and gets all of it.
+func TestCarry_InstanceTakesItsTime(t *testing.T) {
+	canCarry(t)
+	release := make(chan struct{})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for br := bufio.NewReader(c); ; {
+			for waited := false; ; { // what stands before a request
+				b, err := br.ReadByte()
+				if err != nil {
+					return
+				}
+				if b != '.' {
+					_ = br.UnreadByte()
+					break
+				}
+				if !waited {
+					<-release
+				}
+				waited = true
+			}
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			b, _ := io.ReadAll(req.Body)
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)
+		}
+	}
+	serving.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { serve(c) })
+		}
+	})
+	r := newRig(t, func(_ *Options, a *lb.Application) {
+		a.Instances = append(a.Instances, instanceAt("slow", "http://"+ln.Addr().String()))
+	})
+	t.Cleanup(func() { ln.Close(); r.p.Close(); serving.Wait() })
+	ask := func(c net.Conn, body string) {
+		writeAll(c, fmt.Sprintf("POST /v1/info HTTP/1.1\r\n"+goodHead+"Content-Length: %d\r\n\r\n%s", len(body), body))
+	}
+	answered := func(c net.Conn, body string) {
+		t.Helper()
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := io.ReadAll(resp.Body); resp.StatusCode != 200 || string(b) != body {
+			t.Fatal(resp.StatusCode, string(b))
+		}
+	}
+	c := r.dial()
+	ask(c, "first")
+	answered(c, "first")
+	var conn *instanceConn
+	eventually(t, "a connection that is idle", func() bool {
+		for _, in := range r.p.states["shop"].instances {
+			for i := range in.upstream.idle {
+				l := &in.upstream.idle[i]
+				l.mu.Lock()
+				if len(l.conns) > 0 {
+					conn = l.conns[0]
+				}
+				l.mu.Unlock()
+			}
+		}
+		return conn != nil
+	})
+	for { // nobody else has it
+		if _, err := conn.writeRaw(bytes.Repeat([]byte{'.'}, 64<<10)); err == errAgain {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(c, "second")
+	eventually(t, "a goroutine that waits for the instance to take the request", func() bool {
+		buf := make([]byte, 4<<20)
+		return bytes.Contains(buf[:runtime.Stack(buf, true)], []byte("proxy.(*attempt).writeRest("))
+	})
+	other := r.dial() // over another connection
+	ask(other, "third")
+	answered(other, "third")
+	close(release)
+	answered(c, "second")
+	ask(c, "fourth")
+	answered(c, "fourth")
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,13 +15,13 @@ import (
 	"difylb/pkg/lb"
 )
 
-// clientConn is a client's HTTP/1.1 connection. Its goroutine reads requests
-// and serves them one after the other.
+// clientConn is a client's HTTP/1.1 connection. Requests are read and served
+// one after the other, by a goroutine or, while nothing has to be waited for, by
+// pollers: run says how.
 //
-// A request that has come whole is served inside the wait for readable bytes,
-// so that the bytes of the next one are announced and need not be looked for. One
-// whose body is still under way, or that asks for another protocol, waits for
-// further bytes while it is served: the goroutine leaves the first wait for that.
+// A request that has come whole is served at once. One whose body is still under
+// way, or that asks for another protocol, is left to a goroutine that can wait
+// for further bytes while it is served.
 type clientConn struct {
 	wire
 	lifeline
@@ -35,10 +34,11 @@ type clientConn struct {
 	in     []byte  // what has come: in[r:n] is not consumed; nil while there is nothing
 	pooled *[]byte // in, if that is from the pool
 	r, n   int
-	away   bool    // a stream goes on without the goroutine that began it
-	riding bool    // it is carried, and what writes to the client must not wait
-	done   bool    // it is over, says who carried it
-	unsent []byte  // what the client did not take of it at once
+	next   step
+	riding bool    // a poller runs it, and nothing may wait
+	stuck  bool    // what is due may have to wait
+	most   uint8   // how many requests may be served before it is others' turn
+	unsent []byte  // what the client did not take at once while riding
 	slot   bool    // of the server's, to be given back
 	first  [1]byte // see ready
 	quiet  bool    // the last read took all that was there
@@ -104,58 +104,6 @@ func (c *clientConn) bodyOver() {
 // alarm is told that the client was silent for too long.
 func (c *clientConn) alarm() { c.interrupt() }
 
-// serve serves the connection to its end, or until its stream goes on without it.
-func (c *clientConn) serve() {
-	c.expect(c.s.p.opts.Limits.HeadTimeout)
-	c.guard(c.serveAll)
-}
-
-// guard runs f, which serves the connection, and what is due behind it.
-func (c *clientConn) guard(f func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			c.s.p.log.Error().Interface("panic", v).Str("stack", string(debug.Stack())).Msg("request handler panicked")
-			c.broken, c.away = true, false
-		}
-		if c.away {
-			// Nothing here touches c from now on.
-			c.away = false
-			c.x.lighten()
-			if !c.carry() {
-				go c.guard(c.carryOn) // counted by open, as this was
-			}
-			return
-		}
-		c.finish()
-	}()
-	f()
-}
-
-// carryOn serves on with a stream that has begun and can't be carried, and with
-// what follows it. It has a goroutine of its own: the stack that decided about
-// the request is not kept for as long as a stream lives.
-func (c *clientConn) carryOn() {
-	c.x.attempt.wait()
-	if c.x.endStream(); c.endOne() {
-		c.serveAll()
-	}
-}
-
-// serveAll serves one request after the other.
-func (c *clientConn) serveAll() {
-	for {
-		if err := c.await(c); err != nil {
-			if err == errHeadSlow {
-				c.refuse(&refusal{reason: lb.ReasonRequestTimeout, message: "the request head came too slowly"})
-			}
-			return
-		}
-		if c.x == nil || c.away || !c.serveOne() { // ready has seen the end, or a body under way
-			return
-		}
-	}
-}
-
 var (
 	errHeadSlow      = errors.New("request head came too slowly")
 	errIdle          = errors.New("connection was idle for too long, or is not wanted any more")
@@ -163,22 +111,32 @@ var (
 	errBodyLost      = errors.New("request body is not wanted any more, and can't be asked for again")
 )
 
-// ready is called when bytes of a request may have come. It serves what came
-// whole; x is nil when it returns true for the connection's end.
+// ready is serveReady when bytes of a request may have come.
 func (c *clientConn) ready() bool {
 	c.quiet = false
+	return c.serveReady()
+}
+
+// serveReady serves what has come whole. It returns true when something else
+// than listening is due.
+func (c *clientConn) serveReady() bool {
 	for {
 		if c.r < c.n {
 			switch c.parse() {
 			case requestWhole:
-				if !c.serveOne() {
+				if c.serveOne(); c.next != toListen {
+					return true
+				}
+				if c.most--; c.riding && (c.most == 0 || len(c.unsent) > 0) {
 					return true
 				}
 				continue
 			case requestBegun:
+				c.next, c.stuck = toServe, true
 				return true
 			case requestRefused:
 				c.leave()
+				c.next = toLeave
 				return true
 			case requestIncomplete:
 			}
@@ -187,7 +145,7 @@ func (c *clientConn) ready() bool {
 			c.rest()
 			return false
 		}
-		if c.raw == nil {
+		if !c.raw {
 			c.rest() // an ordinary read waits
 		}
 		p := c.first[:] // behind TLS a read waits, and who waits holds no buffer
@@ -197,13 +155,15 @@ func (c *clientConn) ready() bool {
 		}
 		n, err := c.read(p)
 		if err == errAgain {
-			if c.raw != nil {
+			if c.raw {
 				c.rest()
+				c.quiet = true
 			}
 			return false
 		}
 		if err != nil { // also in the midst of a head, which nobody can be told
 			c.leave()
+			c.next = toLeave
 			return true
 		}
 		if first {
@@ -352,12 +312,13 @@ func (c *clientConn) parse() parseResult {
 		c.expects.Store(expects)
 	}
 	if x.req.Body != h1.BodyNone && x.req.ContentLength != 0 {
-		x.body = &x.ownBody
-		*x.body = body{src: c, declared: x.req.ContentLength, dir: c.s.p.opts.SpoolDir}
+		b := &x.ownBody // which is zero
+		b.src, b.declared, b.dir = c, x.req.ContentLength, c.s.p.opts.SpoolDir
 		if c.bodyEnd {
-			b := bytesOf(x.msg)[size:]
-			x.body.mem, x.body.kept, x.body.read, x.body.eof = b[:len(b):len(b)], int64(len(b)), int64(len(b)), true
+			p := bytesOf(x.msg)[size:]
+			b.mem, b.kept, b.read, b.eof = p[:len(p):len(p)], int64(len(p)), int64(len(p)), true
 		}
+		x.body = b
 	}
 	if x.req.Body == h1.BodyChunked {
 		c.chunked = &h1.Chunked{}
@@ -404,9 +365,8 @@ func (c *clientConn) refuse(ref *refusal) {
 	x.finish()
 }
 
-// serveOne serves the request that was parsed, and reports whether the
-// connection can take another.
-func (c *clientConn) serveOne() bool {
+// serveOne serves the request that was parsed.
+func (c *clientConn) serveOne() {
 	x := c.x
 	c.relax()
 	c.timed = false
@@ -415,15 +375,15 @@ func (c *clientConn) serveOne() bool {
 		c.bodyOver()
 	}
 	x.shard, x.remote, x.peer = c.shard, c.remote, c.peer
-	if x.run(time.Now(), c.proto); x.away {
-		c.away = true
-		return false
+	x.run(time.Now(), c.proto)
+	if c.leftOr(toEnd); c.next == toEnd && !(c.riding && !c.bodyEnd) {
+		c.endOne()
 	}
-	return c.endOne()
 }
 
-// endOne ends what was begun with the request.
-func (c *clientConn) endOne() bool {
+// endOne ends what was begun with the request, and says whether the
+// connection can take another.
+func (c *clientConn) endOne() {
 	if c.broken {
 		c.keep = false
 	} else if !c.bodyEnd {
@@ -436,7 +396,9 @@ func (c *clientConn) endOne() bool {
 	c.whole.Store(false)
 	c.served = clock(c.x.now)
 	c.leave()
-	return c.keep
+	if c.next = toListen; !c.keep {
+		c.next = toLeave
+	}
 }
 
 // bodyLinger is how long what is left of a request's body may take to come
@@ -687,8 +649,7 @@ func (c *clientConn) send(p []byte) error {
 	return errClientGone
 }
 
-// sendNow is send for a stream that is carried: it does not wait, and keeps what
-// is left.
+// sendNow is send while riding: it does not wait, and keeps what is left.
 func (c *clientConn) sendNow(p []byte) error {
 	if len(c.unsent) > 0 {
 		c.unsent = append(c.unsent, p...)
@@ -798,8 +759,13 @@ func (c *clientConn) interim(status int, fields func(fieldWriter)) error {
 
 func (c *clientConn) abort() {
 	c.keep, c.broken = false, true
-	if t, ok := c.tcp.(*net.TCPConn); ok && c.answer == h1.BodyUntilClose && c.begun {
-		_ = t.SetLinger(0) // an ordinary end would look like that of the answer
+	if c.answer != h1.BodyUntilClose || !c.begun {
+		return
+	}
+	if c.raw {
+		c.resetOnClose() // an ordinary end would look like that of the answer
+	} else if t, ok := c.tcp.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
 		if c.conn != c.tcp {
 			_ = t.Close() // and so would TLS's own
 		}
@@ -808,7 +774,7 @@ func (c *clientConn) abort() {
 
 // finish closes the connection. An answer that is on its way gets there first.
 func (c *clientConn) finish() {
-	if c.begun && !c.broken && !c.hup.Load() {
+	if c.lingers() {
 		c.linger()
 	}
 	c.close()
@@ -825,7 +791,14 @@ func (c *clientConn) finish() {
 // reset would overtake the answer.
 const closeLinger = 2 * time.Second
 
+// lingers reports whether closing has to wait for the client.
+func (c *clientConn) lingers() bool { return c.begun && !c.broken && !c.hup.Load() }
+
 func (c *clientConn) linger() {
+	if c.raw {
+		c.lingerRaw()
+		return
+	}
 	half, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
@@ -842,4 +815,34 @@ func (c *clientConn) linger() {
 			return
 		}
 	}
+}
+
+func (c *clientConn) lingerRaw() {
+	if c.closeWriteRaw() != nil {
+		return
+	}
+	if c.expect(closeLinger); c.over() {
+		c.expect(cutGrace)
+	}
+	_ = c.await((*lingerWait)(c))
+}
+
+// lingerWait waits for a client's end.
+type lingerWait clientConn
+
+func (c *lingerWait) ready() bool {
+	buf := getBuffer()
+	defer putBuffer(buf)
+	for {
+		if _, err := c.read(*buf); err != nil {
+			return err != errAgain
+		}
+	}
+}
+
+func (c *lingerWait) woken() error {
+	if c.over() || c.expired() {
+		return errIdle
+	}
+	return nil
 }

@@ -87,7 +87,10 @@ func namesConversation(p []byte) bool {
 		if from < 0 || !bytes.HasPrefix(p[from:], conversationKey) {
 			continue
 		}
-		value := bytes.TrimLeft(p[from+len(conversationKey):], ": \t\r\n")
+		value := p[from+len(conversationKey):]
+		for len(value) > 0 && (value[0] == ':' || value[0] == ' ' || value[0] == '\t' || value[0] == '\r' || value[0] == '\n') {
+			value = value[1:]
+		}
 		if !bytes.HasPrefix(value, emptyString) {
 			return true
 		}
@@ -108,7 +111,7 @@ func (x *exchange) bodyConversation() string {
 	if x.body.file == nil {
 		w.Write(x.body.mem)
 		w.Close()
-		return w.IDs().Conversation
+		return string(w.IDs().Conversation)
 	}
 	buf := getBuffer()
 	defer putBuffer(buf)
@@ -120,7 +123,7 @@ func (x *exchange) bodyConversation() string {
 		}
 	}
 	w.Close()
-	return w.IDs().Conversation
+	return string(w.IDs().Conversation)
 }
 
 // home returns the instance to ask in the world that is known to hold the

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"testing"
@@ -110,12 +111,22 @@ func TestPool_CountsConnections(t *testing.T) {
 	if c := r.p.Pool(); c.Dialled < 1 || c.Dialled+c.Reused != 5 || c.Open != int64(c.Dialled) || c.Failed != 0 {
 		t.Errorf("%+v", c)
 	}
-	r.p.Close()
-	eventually(t, "all idle connections are closed", func() bool { return r.p.Pool().Open == 0 })
+	port := r.app.Instances[0].Port
 	r.app.Instances[0].Port = 1
 	r.apply()
 	r.do("GET", "/v1/info", "u", "")
 	if c := r.p.Pool(); c.Failed == 0 {
 		t.Errorf("%+v", c)
 	}
+	r.app.Instances[0].Port = port
+	r.apply()
+	r.do("GET", "/v1/info", "u", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	r.s.Shutdown(ctx)
+	if n := r.p.Pool().Open; n == 0 {
+		t.Error("no connection is kept")
+	}
+	r.p.Close()
+	eventually(t, "all idle connections are closed", func() bool { return r.p.Pool().Open == 0 })
 }

@@ -153,7 +153,7 @@ func TestEngine_MemoryPerConnection(t *testing.T) {
 	t.Logf("%d connections, KiB for each, the test's own ends included: idle %.1f heap, %.1f stack; with an open stream %.1f heap, %.1f stack",
 		n, per(heap0, heap1), per(stacks0, stacks1), per(heap0, heap2), per(stacks0, stacks2))
 	raw := false
-	r.s.each(func(c *clientConn) { raw = c.raw != nil })
+	r.s.each(func(c *clientConn) { raw = c.raw })
 	boundIdle, boundStream := 6.0, 18.0 // of the heap; a buffer alone is 16
 	if !raw {                           // an ordinary read waits with its buffer
 		boundIdle, boundStream = 24, 44

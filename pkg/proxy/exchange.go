@@ -38,7 +38,9 @@ type exchange struct {
 	peer    string     // the same as text
 	trusted bool       // it is one whose word about the client counts
 
-	away    bool  // see leave
+	away    bool // it goes on later, at stage
+	stage   stage
+	nextTry int   // for fromTry
 	body    *body // nil when the request has none
 	attempt attempt
 
@@ -173,31 +175,90 @@ func (x *exchange) run(start time.Time, proto string) {
 	if x.p.opts.Tracer != nil {
 		x.beginTrace()
 	}
+	x.stage = fromStart
+	x.goOn()
+}
+
+// stage is where an exchange goes on that is away.
+type stage uint8
+
+const (
+	fromStart stage = iota
+	fromTry         // instance nextTry is to be asked, as soon as it has room
+	fromAsk         // a connection is to be made
+	fromWait        // the request is to be written, and its wait to be waited
+	fromWrite       // the instance has not taken all of the request
+	fromHead        // of the answer is waited for
+	fromBody        // likewise
+	fromLate        // the head is there, or what came instead
+)
+
+// waits reports whether bytes of the instance are what is waited for.
+func (s stage) waits() bool { return s == fromHead || s == fromBody }
+
+// leave has the exchange go on later, behind a wait for its instance, or on a
+// goroutine that may wait. Until then nothing of it runs.
+func (x *exchange) leave(at stage) { x.away, x.stage = true, at }
+
+// riding reports whether a poller runs the exchange, so that it must not wait.
+func (x *exchange) riding() bool {
+	c, ok := x.down.(*clientConn)
+	return ok && c.riding
+}
+
+// goOn takes the exchange from its stage to where it leaves, or to its account.
+func (x *exchange) goOn() {
+	x.away = false
 	defer func() {
 		if !x.away {
 			x.finish()
 		}
 	}()
-	if ref := x.serve(); ref != nil {
+	if ref := x.goOnFrom(x.stage); ref != nil {
 		x.refuse(ref)
 	}
 }
 
-// leave has a stream that has begun go on by itself, when the goroutine that
-// began it is done with it.
-func (x *exchange) leave() { x.away = true }
+func (x *exchange) goOnFrom(at stage) *refusal {
+	a := &x.attempt
+	switch at {
+	case fromStart:
+		return x.serve()
+	case fromTry:
+		return x.tryAll(nil, x.nextTry)
+	case fromAsk:
+		return x.tryAll(a.pursue(true))
+	case fromBody:
+		defer a.account()
+		a.endRelay()
+		return nil
+	case fromWait:
+		if a.wait(); x.away {
+			return nil
+		}
+	case fromWrite:
+		if a.writeRest(); x.away {
+			return nil
+		}
+	}
+	if x.riding() && !a.plain() {
+		x.leave(fromLate)
+		return nil
+	}
+	return x.tryAll(a.pursue(!a.settle()))
+}
 
-// lighten lets go of what was needed to begin a stream that has left: it is for
-// as long as a stream lives that memory counts.
+// lighten lets go of what was needed to begin a stream: it is for as long as a
+// stream lives that memory counts.
 func (x *exchange) lighten() {
-	if x.heads == nil {
+	if x.heads == nil || x.traced != nil {
 		return
 	}
 	if x.req.Method == h1.MethodOther {
 		x.method = strings.Clone(x.method)
 	}
 	x.countBody()
-	x.body = nil
+	x.dropBody()
 	a := &x.attempt
 	a.resp, a.head, a.out = nil, nil, h1.Head{}
 	if a.r == a.n {
@@ -213,17 +274,13 @@ func (x *exchange) lighten() {
 	x.query = ""
 }
 
-// endStream ends a stream that went on by itself, and accounts for it.
-func (x *exchange) endStream() {
-	x.away = false
-	defer x.finish()
-	defer x.attempt.account()
-	x.attempt.endRelay()
-}
-
 // serve takes the request through its steps. It returns the refusal that ends
 // it, nil when it was answered.
 func (x *exchange) serve() *refusal {
+	if x.riding() && !x.prompt() {
+		x.leave(fromStart)
+		return nil
+	}
 	switch {
 	case x.path == "/health":
 		return x.serveHealth()
@@ -246,7 +303,6 @@ func (x *exchange) serve() *refusal {
 	x.kind = dify.Classify(x.method, x.path)
 	if x.body != nil {
 		x.body.limit = x.maxBody()
-		defer x.body.close()
 		if err := x.body.checkDeclared(); err != nil {
 			return x.bodyRefusal(err)
 		}
@@ -258,6 +314,12 @@ func (x *exchange) serve() *refusal {
 		return ref
 	}
 	return x.forward()
+}
+
+// prompt reports whether serving the request waits for nobody but the instance,
+// as far as can be seen from outside.
+func (x *exchange) prompt() bool {
+	return strings.HasPrefix(x.path, "/v1/") && !strings.HasSuffix(x.path, "/stop") && !wantsCanary(x.query)
 }
 
 // admit lets a request in whose target is sound and whose client keeps within

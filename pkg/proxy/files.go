@@ -117,7 +117,7 @@ func (x *exchange) fetchFile(o origin) (served bool, status int) {
 	a.up, a.to = o.upstream, target{host: o.host}
 	a.read, a.send = askTimeout, askTimeout
 	a.span = x.traced.Attempt(time.Now())
-	if a.reason = a.ask(); a.reason != lb.ReasonOK {
+	if a.ask(); a.reason != lb.ReasonOK {
 		return false, 0
 	}
 	switch {

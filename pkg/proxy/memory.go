@@ -44,7 +44,7 @@ func (m *memory) part(app, id string) (*memoryPart, memoryKey) {
 	return &m.parts[h%uint64(len(m.parts))], memoryKey(h)
 }
 
-// learn notes where an id is at home.
+// learn notes where an id is at home. It does not keep the id.
 func (m *memory) learn(app, id, place string, now time.Time) {
 	if id == "" {
 		return

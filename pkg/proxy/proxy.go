@@ -8,7 +8,8 @@
 //
 //	server.go    accept, limits of connections, shutdown
 //	wire.go      a connection: waiting, reading and writing without blocking, deadlines
-//	hangup_*.go  who tells that a peer has left
+//	poller_*.go  who tells that something has come, or that a peer has left
+//	carry.go     how connections go on without a goroutine each
 //	client.go    a client's connection: requests in, answers out
 //	h2.go        the same for a stream of HTTP/2
 //	exchange.go  local answers, and the steps of a routed request in order
@@ -140,7 +141,7 @@ type Proxy struct {
 	files         *memory // file → address
 	draining      atomic.Bool
 
-	hangups     *hangups      // nil where there is none to be had
+	pollers     *pollers      // nil where there is none to be had
 	failOpen    atomic.Uint64 // requests sent to an instance that was not usable
 	connections atomic.Int64  // open client connections
 	counts      counts
@@ -183,10 +184,10 @@ func New(opts Options) *Proxy {
 		states:        make(map[string]*appState),
 	}
 	p.setPlace(place{proxies: 1})
-	if h, err := newHangups(); err != nil {
+	if h, err := newPollers(); err != nil {
 		p.log.Warn().Err(err).Msg("clients that leave are noticed late")
 	} else {
-		p.hangups = h
+		p.pollers = h
 	}
 	return p
 }
@@ -234,7 +235,7 @@ func (p *Proxy) Close() {
 	for _, st := range p.states {
 		st.retire()
 	}
-	p.hangups.close()
+	p.pollers.close()
 }
 
 // Table returns the Table in force, nil before the first.

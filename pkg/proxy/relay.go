@@ -25,8 +25,14 @@ func (x *exchange) forward() *refusal {
 			return ref
 		}
 	}
-	ref := refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
-	for i := x.firstInstance(); i >= 0; {
+	return x.tryAll(noInstance, x.firstInstance())
+}
+
+var noInstance = refuse(lb.ReasonNoInstance, "no instance of the application may take the request now")
+
+// tryAll tries instance i, then those that follow. It returns ref where there is none.
+func (x *exchange) tryAll(ref *refusal, i int) *refusal {
+	for i >= 0 {
 		ref, i = x.try(i)
 	}
 	return ref
@@ -36,7 +42,8 @@ func (x *exchange) forward() *refusal {
 const none = -1
 
 // try sends the request to instance i. It returns the refusal to answer
-// with, nil when the answer was relayed, or else the instance to try next.
+// with, nil when the answer was relayed or the exchange has left, or else the
+// instance to try next.
 func (x *exchange) try(i int) (ref *refusal, next int) {
 	in := x.app.instances[i]
 	if ref := x.enter(in); ref != nil {
@@ -46,12 +53,28 @@ func (x *exchange) try(i int) (ref *refusal, next int) {
 		}
 		return ref, none
 	}
+	if x.away {
+		x.nextTry = i
+		return nil, none
+	}
 	x.note(i)
 	a := &x.attempt
 	a.prepare(i)
 	in.stats.Begin(x.shard)
+	return a.pursue(true)
+}
+
+// pursue asks, unless that is done, and does what the outcome wants. It
+// returns what try does.
+func (a *attempt) pursue(ask bool) (ref *refusal, next int) {
+	x, i := a.x, a.i
 	defer a.account()
-	if a.reason = a.ask(); a.reason != lb.ReasonOK {
+	if ask {
+		if a.ask(); x.away {
+			return nil, none
+		}
+	}
+	if a.reason != lb.ReasonOK {
 		return a.failed()
 	}
 	a.firstByte = x.now.Sub(a.start)
@@ -105,6 +128,10 @@ func (x *exchange) enter(in *instanceState) *refusal {
 	if in.gate.TryAcquire() {
 		return nil
 	}
+	if x.riding() {
+		x.leave(fromTry)
+		return nil
+	}
 	ctx, release := x.line.context()
 	defer release()
 	defer x.tick()
@@ -138,15 +165,17 @@ type attempt struct {
 	conn   *instanceConn
 	phase  phase
 	err    error
-	wrote  bool // the whole request
-	begun  bool // a byte of it
-	gone   bool // see letGo
+	wrote  bool   // the whole request
+	begun  bool   // a byte of it
+	unsent []byte // what was not taken of it at once while riding
+	gone   bool   // see letGo
 	out    h1.Head
 	sender *sender // carries a body that is still under way; nil: there is none
 
 	in16     *[]byte // what has come: (*in16)[r:n] is not consumed
 	long     []byte  // the same, for heads that need more
 	r, n     int
+	quiet    bool // all that was there is read
 	heard    bool // a byte of the answer has come
 	waited   bool // after that
 	interims int
@@ -289,39 +318,68 @@ func interruption(reason lb.Reason) bool {
 	return reason == lb.ReasonClientGone || reason == lb.ReasonShutdown
 }
 
-// ask sends the request and waits for the head of the final answer.
-func (a *attempt) ask() lb.Reason {
+// ask sends the request and waits for the head of the final answer. reason
+// says what came of it, unless the exchange has left.
+func (a *attempt) ask() {
 	x := a.x
 	for {
 		if a.conn = a.up.take(x.shard, clock(x.now)); a.conn == nil {
-			ctx, release := x.line.context()
-			conn, err := a.up.dial(ctx)
-			release()
-			if err != nil {
-				if x.line.over() {
-					return x.line.reason()
-				}
-				return lb.ReasonConnectFailed
+			if x.riding() {
+				x.leave(fromAsk)
+				return
 			}
-			x.tick()
-			a.conn = conn
+			if a.reason = a.connect(); a.reason != lb.ReasonOK {
+				return
+			}
 		}
 		a.phase, a.err = phaseWrite, nil
 		x.line.waitFor(&a.conn.wire)
-		a.wait()
-		if a.err == nil {
-			return lb.ReasonOK
+		if a.wait(); x.away || a.settle() {
+			return
 		}
-		// An idle connection that the instance had closed, and that took nothing
-		// of the request, was no attempt.
-		if !a.conn.used || a.err == errInterrupted || x.line.over() || a.begun && !a.repeatable() {
-			return a.failure()
-		}
-		a.begun, a.wrote = false, false
-		x.line.waitFor(nil)
-		a.conn.close()
-		a.conn = nil
 	}
+}
+
+// connect makes a connection.
+func (a *attempt) connect() lb.Reason {
+	x := a.x
+	ctx, release := x.line.context()
+	conn, err := a.up.dial(ctx, x.shard)
+	release()
+	if err != nil {
+		if x.line.over() {
+			return x.line.reason()
+		}
+		return lb.ReasonConnectFailed
+	}
+	x.tick()
+	a.conn = conn
+	return lb.ReasonOK
+}
+
+// settle says what came of asking. It returns false where another connection
+// is to be taken.
+func (a *attempt) settle() bool {
+	if a.err == nil {
+		a.reason = lb.ReasonOK
+		return true
+	}
+	// An idle connection that the instance had closed, and that took nothing
+	// of the request, was no attempt.
+	if !a.conn.used || a.err == errInterrupted || a.x.line.over() || a.begun && !a.repeatable() {
+		a.reason = a.failure()
+		return true
+	}
+	a.begun, a.wrote = false, false
+	a.x.line.waitFor(nil)
+	a.conn.close()
+	a.conn = nil
+	return false
+}
+
+// plain reports whether passing the answer on waits for nobody else.
+func (a *attempt) plain() bool {
+	return a.err == nil && a.resp.Status >= 200 && a.resp.Status < 400
 }
 
 // repeatable reports whether a request that was written to an idle connection,
@@ -332,15 +390,47 @@ func (a *attempt) repeatable() bool {
 	return !a.heard && a.sender == nil && idempotent(a.x.method) && a.failure() == lb.ReasonUpstreamBroke
 }
 
-// wait waits until the phase is over; err says whether well.
+// wait waits until the phase is over; err says whether well. Where nothing but
+// the instance is to be waited for the exchange leaves instead.
 func (a *attempt) wait() {
 	if a.x.line.over() {
 		a.err = errInterrupted
 		return
 	}
+	if !a.mayLeave() {
+		if a.x.riding() {
+			a.x.leave(fromWait)
+		} else {
+			a.stay()
+		}
+		return
+	}
+	if a.phase == phaseBody && a.quiet && !a.conn.hup.Load() {
+		a.rest()
+	} else if a.ready() || a.x.away {
+		return
+	}
+	switch {
+	case a.sender != nil:
+		a.stay()
+	case a.phase == phaseBody:
+		a.x.leave(fromBody)
+	default:
+		a.x.leave(fromHead)
+	}
+}
+
+// stay is wait where the exchange must not leave.
+func (a *attempt) stay() {
 	if err := a.conn.await(a); err != nil && a.err == nil {
 		a.err = err
 	}
+}
+
+// mayLeave reports whether the exchange can go on without its goroutine.
+func (a *attempt) mayLeave() bool {
+	c, ok := a.x.down.(*clientConn)
+	return ok && c.raw && a.conn.raw && a.in != nil && a.sender == nil && !a.x.kind.Stop
 }
 
 var (
@@ -364,10 +454,10 @@ func (a *attempt) woken() error {
 
 // ready is called when bytes of the instance may be there, and once before.
 func (a *attempt) ready() bool {
-	quiet := false // all that was there is read
+	a.quiet = false
 	if a.phase == phaseWrite {
 		a.phase = phaseHead
-		if quiet = a.writeRequest(); !quiet && !a.begun {
+		if a.quiet = a.writeRequest(); !a.quiet && !a.begun {
 			return true
 		}
 	}
@@ -381,14 +471,14 @@ func (a *attempt) ready() bool {
 				continue
 			}
 		}
-		if quiet && !a.conn.hup.Load() {
+		if a.quiet && !a.conn.hup.Load() {
 			a.rest()
 			return false
 		}
 		if a.clogged {
 			return false
 		}
-		if a.conn.raw == nil {
+		if !a.conn.raw {
 			a.rest() // an ordinary read waits
 		}
 		var p []byte
@@ -400,7 +490,7 @@ func (a *attempt) ready() bool {
 		}
 		n, err := a.conn.read(p)
 		if err == errAgain {
-			if a.conn.raw != nil {
+			if a.conn.raw {
 				a.rest()
 			}
 			return false
@@ -416,7 +506,7 @@ func (a *attempt) ready() bool {
 			a.heard = true
 			a.x.tick()
 		}
-		quiet = a.conn.drained(n, len(p))
+		a.quiet = a.conn.drained(n, len(p))
 	}
 }
 
@@ -694,7 +784,11 @@ func (a *attempt) hold(bound int) {
 		}
 	}
 	if !a.over && a.err == nil && len(a.held) < bound {
-		a.wait()
+		if a.x.line.over() {
+			a.err = errInterrupted
+		} else {
+			a.stay()
+		}
 	}
 	a.holding = 0
 }
@@ -787,23 +881,9 @@ func (a *attempt) relayBody(err error) {
 	for a.r < a.n && !a.over && a.err == nil {
 		a.consumeBody()
 	}
-	if a.over || a.err != nil {
-		return
+	if !a.over && a.err == nil {
+		a.wait()
 	}
-	if a.mayLeave() {
-		a.x.leave()
-		return
-	}
-	a.wait()
-}
-
-// mayLeave reports whether nothing but the stream itself is left of the request.
-func (a *attempt) mayLeave() bool {
-	if !a.stream || a.in == nil || a.sender != nil || a.r < a.n || a.x.traced != nil {
-		return false
-	}
-	_, ok := a.x.down.(*clientConn)
-	return ok
 }
 
 // saw notes what a piece of the answer brought.
@@ -820,13 +900,13 @@ func (a *attempt) saw(seen dify.Seen) {
 	}
 	ids := a.watcher.IDs()
 	if a.stream { // what a blocking call ran has ended
-		p.tasks.learn(app.Decl.Name, ids.Task, a.route.Decl.Name, a.x.now)
+		p.tasks.learn(app.Decl.Name, stringOf(ids.Task), a.route.Decl.Name, a.x.now)
 	}
 	if app.Worlds > 1 {
-		p.conversations.learn(app.Decl.Name, ids.Conversation, a.route.Decl.Name, a.x.now)
+		p.conversations.learn(app.Decl.Name, stringOf(ids.Conversation), a.route.Decl.Name, a.x.now)
 	}
 	if p.opts.FilesRoute {
-		p.files.learn("", ids.File, originKey(a.route), a.x.now)
+		p.files.learn("", stringOf(ids.File), originKey(a.route), a.x.now)
 	}
 }
 

@@ -45,9 +45,9 @@ func (a *attempt) writeRequest() bool {
 	} else if b != nil && !atOnce {
 		defer a.startSender(length < 0)
 	}
-	n, err := a.conn.write(h.Buf, a.send)
+	n, err := a.write(h.Buf)
 	if err == nil && atOnce {
-		_, err = a.conn.write(b.mem, a.send)
+		_, err = a.write(b.mem)
 	}
 	a.begun = a.begun || n > 0
 	h.Buf = nil
@@ -58,8 +58,38 @@ func (a *attempt) writeRequest() bool {
 		}
 		return false
 	}
-	a.wrote = b == nil || b.inMemory() && !trailers
+	if a.wrote = b == nil || b.inMemory() && !trailers; len(a.unsent) > 0 {
+		a.wrote = false
+		x.leave(fromWrite)
+	}
 	return true
+}
+
+// write writes to the instance. While riding it does not wait, and keeps what is left.
+func (a *attempt) write(p []byte) (n int, err error) {
+	if !a.x.riding() {
+		return a.conn.write(p, a.send)
+	}
+	if len(a.unsent) == 0 {
+		n, err = a.conn.writeRaw(p)
+	}
+	if len(a.unsent) > 0 || err == errAgain {
+		a.unsent, err = append(a.unsent, p[n:]...), nil
+	}
+	return n, err
+}
+
+// writeRest writes what the instance did not take at once, and waits for its answer.
+func (a *attempt) writeRest() {
+	p := a.unsent
+	a.unsent = nil
+	n, err := a.conn.writeSlowly(p, a.send)
+	a.begun = a.begun || n > 0
+	if a.wrote = err == nil; err != nil && !a.begun {
+		a.err = err
+		return
+	}
+	a.wait() // it may have answered before it closed
 }
 
 // sender carries a request's body to an instance while the attempt waits for

@@ -121,8 +121,9 @@ func (s *Server) Serve(ln net.Listener) error {
 	return s.accept(ln, func(conn net.Conn) {
 		c := s.newClient(conn, conn, "http")
 		c.slot = true
-		s.enter(c)
-		go c.serve() // counted by open
+		if s.enter(c); !c.raw || !c.park(c) {
+			go c.run(false, true) // counted by open
+		}
 	})
 }
 
@@ -152,7 +153,7 @@ func (s *Server) handshake(t *tls.Conn, tcp net.Conn) {
 	default:
 		c := s.newClient(t, tcp, "https")
 		s.enter(c)
-		c.serve()
+		c.run(false, true)
 	}
 }
 
@@ -230,7 +231,7 @@ func (s *Server) start(ln net.Listener) bool {
 			defer s.open.add(-1)
 			_ = s.http.Serve(s.queue)
 		}()
-		s.p.hangups.start()
+		s.p.pollers.start()
 	}
 	return true
 }
@@ -245,11 +246,12 @@ func (s *Server) stop(ln net.Listener) {
 // enter and left keep the books of HTTP/1.1 connections.
 func (s *Server) enter(c *clientConn) {
 	s.open.add(1)
+	s.p.pollers.watch(&c.wire, c.shard) // before others know of it
+	c.expect(s.p.opts.Limits.HeadTimeout)
 	set := &s.clients[c.shard%uint32(len(s.clients))]
 	set.mu.Lock()
 	set.all[c] = struct{}{}
 	set.mu.Unlock()
-	s.p.hangups.watch(&c.wire)
 }
 
 func (s *Server) left(c *clientConn) {
@@ -310,7 +312,7 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	}
 	s.Close()
 	<-done
-	s.p.hangups.close()
+	s.p.pollers.close()
 	return cut
 }
 

@@ -19,7 +19,7 @@ const spliceBound = 64 << 10
 // done is false where that is not possible, and nothing was moved.
 func (s *sender) spliceRest() (moved int64, done bool, err error) {
 	c, ok := s.a.x.down.(*clientConn)
-	if !ok || s.chunked || c.raw == nil || s.a.conn.raw == nil || c.r < c.n || c.left < spliceBound || c.expects.Load() {
+	if !ok || s.chunked || !c.raw || !s.a.conn.raw || c.r < c.n || c.left < spliceBound || c.expects.Load() {
 		return 0, false, nil
 	}
 	p, err := takePipe()
@@ -110,31 +110,20 @@ func (w *spliceWait) ready() bool {
 
 // drain moves n bytes from the pipe to the connection.
 func (w *wire) drain(p *splicePipe, n int, patience time.Duration) error {
-	var fault error
-	before := n
-	_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
-	err := w.raw.Write(func(uintptr) bool {
+	return w.awaitRoom(patience, func() (progress, again bool, err error) {
+		before := n
 		for n > 0 {
 			m, err := syscall.Splice(p.r, nil, w.fd, nil, n, spliceFlags)
 			switch {
 			case err == syscall.EINTR:
 			case err == syscall.EAGAIN:
-				if n < before {
-					before = n
-					_ = w.conn.SetWriteDeadline(time.Now().Add(patience))
-				}
-				return false
+				return n < before, true, nil
 			case err != nil:
-				fault = os.NewSyscallError("splice", err)
-				return true
+				return false, false, os.NewSyscallError("splice", err)
 			default:
 				n -= int(m)
 			}
 		}
-		return true
+		return true, false, nil
 	})
-	if err != nil {
-		return err
-	}
-	return fault
 }

@@ -152,7 +152,7 @@ func (u *upstream) roundTrip(q *request) (status int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), q.timeout)
 	defer cancel()
 	until := monotonic() + int64(q.timeout)
-	if q.conn, err = u.dial(ctx); err != nil {
+	if q.conn, err = u.dial(ctx, 0); err != nil {
 		return 0, err
 	}
 	defer q.conn.close()

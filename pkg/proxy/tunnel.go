@@ -39,7 +39,12 @@ func (a *attempt) tunnel() *refusal {
 	}
 	// From here on both ends may be silent for as long as they like, and end
 	// their sides as they like: nobody watches but those who copy.
-	fromClient, fromInstance := c.handOver(), a.handOver()
+	fromClient, err := c.handOver()
+	fromInstance, err2 := a.handOver()
+	if err != nil || err2 != nil {
+		a.reason, x.reason, c.broken = lb.ReasonInternal, lb.ReasonInternal, true
+		return nil
+	}
 	in, out := pipe(c.conn, fromClient, a.conn.conn, fromInstance, c.over)
 	c.broken = true
 	x.bytesIn, x.bytesOut = in, out
@@ -49,32 +54,33 @@ func (a *attempt) tunnel() *refusal {
 
 // handOver ends the watching of the connection, and returns what was read of
 // it and belongs to the tunnel.
-func (c *clientConn) handOver() []byte {
-	rest := append([]byte(nil), c.in[c.r:c.n]...)
+func (c *clientConn) handOver() (rest []byte, err error) {
+	rest = append(rest, c.in[c.r:c.n]...)
 	c.r = c.n
-	c.wire.handOver()
-	return rest
+	return rest, c.wire.handOver()
 }
 
-func (a *attempt) handOver() []byte {
+func (a *attempt) handOver() ([]byte, error) {
 	var rest []byte
 	if a.r < a.n {
 		rest = append(rest, a.input()[a.r:a.n]...)
 		a.r = a.n
 	}
 	a.x.line.waitFor(nil)
-	a.conn.wire.handOver()
-	return rest
+	return rest, a.conn.wire.handOver()
 }
 
 // handOver makes the connection an ordinary one.
-func (w *wire) handOver() {
+func (w *wire) handOver() error {
 	w.relax()
 	w.watched.forget()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handed = true
-	_ = w.conn.SetDeadline(time.Time{})
+	if w.raw {
+		return w.attach()
+	}
+	return w.conn.SetDeadline(time.Time{})
 }
 
 // pipe copies both ways until one of them ends, then closes both and waits.

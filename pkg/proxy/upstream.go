@@ -18,7 +18,7 @@ type upstream struct {
 	address, host string
 	tls           *tls.Config // nil in clear
 	dialer        dialer
-	hangups       *hangups
+	pollers       *pollers
 	pool          *poolCounts // of the proxy
 	trouble       *trouble    // tells of connections that could not be made
 
@@ -54,8 +54,8 @@ type instanceConn struct {
 	used  bool                     // has answered before
 }
 
-func newUpstream(in *route.Instance, pool *poolCounts, h *hangups) *upstream {
-	u := &upstream{pool: pool, address: in.Address, host: in.Host, tls: in.TLS, hangups: h, dialer: dialer{address: in.Address}}
+func newUpstream(in *route.Instance, pool *poolCounts, h *pollers) *upstream {
+	u := &upstream{pool: pool, address: in.Address, host: in.Host, tls: in.TLS, pollers: h, dialer: dialer{address: in.Address}}
 	u.connect.Store(int64(5 * time.Second))
 	return u
 }
@@ -184,8 +184,8 @@ func (u *upstream) retire() {
 	}
 }
 
-// dial makes a new connection.
-func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
+// dial makes a new connection. shard says for whom, as far as that is known.
+func (u *upstream) dial(ctx context.Context, shard uint32) (*instanceConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(u.connect.Load()))
 	defer cancel()
 	tcp, err := u.dialer.dial(ctx)
@@ -206,7 +206,7 @@ func (u *upstream) dial(ctx context.Context) (*instanceConn, error) {
 	}
 	u.pool.dialled.Add(1)
 	c.init(conn, tcp, c)
-	u.hangups.watch(&c.wire)
+	u.pollers.watch(&c.wire, shard)
 	return c, nil
 }
 

@@ -144,7 +144,7 @@ func (p *Proxy) newPool(in *route.Instance, app string) *upstream {
 	if in.TLS != nil && in.TLS.InsecureSkipVerify {
 		log.Warn().Msg("the certificate of an instance is not verified, as its insecure_skip_verify says: whoever is between reads everything, its token included")
 	}
-	u := newUpstream(in, &p.pool, p.hangups)
+	u := newUpstream(in, &p.pool, p.pollers)
 	u.trouble = &trouble{log: log}
 	u.dialer.follow(p.opts.Names)
 	return u

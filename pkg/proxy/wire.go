@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -17,28 +16,35 @@ import (
 // else may only interrupt the owner's wait (which is a hint: the owner then
 // looks at what has changed, and goes on waiting if that is nothing).
 //
-// On Linux a connection in clear is read and written by system calls of our
-// own that never block, and waited for inside syscall.RawConn: there the
-// runtime keeps what became ready while the owner worked, so that no read is
-// made just to be told that there is nothing. TLS, and other systems, take the
-// ordinary Read and Write of the same conn. docs/design/engine.md has the whole story.
+// On Linux a connection in clear is a descriptor of our own, which the runtime
+// does not know: it is read and written by system calls that never block, and a
+// poller of ours tells what has come for it (pollers). Its owner is a
+// goroutine that waits for the bell, or nobody at all (carriage). TLS, and other
+// systems, take the ordinary Read and Write of a net.Conn. docs/design/engine.md
+// has the whole story.
 type wire struct {
-	conn  net.Conn
+	conn  net.Conn // nil: fd is used
 	tcp   net.Conn // conn, or what TLS runs over
 	owner wireOwner
-	raw   syscall.RawConn    // nil: ordinary reads and writes
-	fd    int                // of raw; good until the owner closes
-	poll  func(uintptr) bool // calls wait.ready; made once, so that waiting allocates nothing
-	wait  waiter
+	raw   bool // fd is used
+	fd    int  // good until the owner closes
 
-	// The peer has ended its side. In edge-triggered polling an end that came
-	// together with the last bytes is announced once; this remembers it.
+	// The peer has ended its side. An end that came together with the last bytes
+	// is announced once; this remembers it.
 	hup     atomic.Bool
-	watched hangupSlot
+	watched pollSlot
 	carried carriage
 
-	mu     sync.Mutex
-	handed bool // to a tunnel, which is not interrupted; guarded by mu
+	// Of fd: what has happened since somebody last looked, and who waits for it.
+	came    atomic.Bool // bytes, or an end
+	called  atomic.Bool // an interruption
+	room    atomic.Bool // room to write
+	reads   bell        // rings for came and called
+	writes  bell        // rings for room, and when the wire is cut off
+	writing atomic.Bool // somebody waits for room
+
+	mu     sync.Mutex // guards handed, and conn where both are there
+	handed bool       // to a tunnel, which is not interrupted
 
 	cut atomic.Int64 // see cutOff; no write waits longer, by monotonic(); 0: it was not
 
@@ -50,6 +56,38 @@ type wire struct {
 	due   atomic.Int64 // deadline, by monotonic(); 0 none
 	fires atomic.Int64 // when the timer does; 0 it does not run
 	timer *time.Timer
+}
+
+// bell wakes a goroutine that waits for something to change. The zero value is ready.
+type bell struct{ ch atomic.Pointer[chan struct{}] }
+
+// ring is due when what somebody may wait for has changed. It does not block.
+func (b *bell) ring() {
+	if ch := b.ch.Load(); ch != nil {
+		select {
+		case *ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// wait blocks until changed, or until the clock gives a sign, which may be nil.
+// One goroutine at a time may call it.
+func (b *bell) wait(changed func() bool, clock <-chan time.Time) (rang bool) {
+	ch := b.ch.Load()
+	if ch == nil {
+		made := make(chan struct{}, 1)
+		ch = &made
+		b.ch.Store(ch)
+	}
+	for !changed() { // looked at behind the store: who changes it from here on rings
+		select {
+		case <-*ch:
+		case <-clock:
+			return false
+		}
+	}
+	return true
 }
 
 // wireOwner is told what happens to a wire by those who watch it.
@@ -87,35 +125,42 @@ func (w *wire) init(conn, tcp net.Conn, owner wireOwner) {
 	w.conn, w.tcp, w.owner = conn, tcp, owner
 	w.timer = time.AfterFunc(time.Hour, w.fire)
 	w.timer.Stop()
-	if conn == tcp {
-		w.initRaw()
-	}
 }
 
 // await blocks until t has what it waits for, or gives up. It does not close
 // the wire. The owner only may call it; calls nest for different wires.
 func (w *wire) await(t waiter) error {
-	if w.raw == nil {
+	if !w.raw {
 		return w.awaitPlain(t)
 	}
-	before := w.wait
-	w.wait = t
-	defer func() { w.wait = before }()
 	for {
-		err := w.raw.Read(w.poll)
-		if err == nil {
+		w.look()
+		if t.ready() {
 			return nil
 		}
-		if !errors.Is(err, errDeadline) {
-			return err
+		if w.answered() {
+			if err := t.woken(); err != nil {
+				return err
+			}
+			continue
 		}
-		// The deadline goes first: an interruption from here on sets it again.
-		_ = w.conn.SetReadDeadline(time.Time{})
-		if err := t.woken(); err != nil {
-			return err
-		}
+		w.reads.wait(w.happened, nil)
 	}
 }
+
+// look is due before everything that is there is read: what comes from then on
+// will be told.
+func (w *wire) look() {
+	if w.came.Load() { // storing costs much more than looking
+		w.came.Store(false)
+	}
+}
+
+// answered reports whether there was an interruption, once.
+func (w *wire) answered() bool { return w.called.Load() && w.called.Swap(false) }
+
+// happened reports whether there is something to look at.
+func (w *wire) happened() bool { return w.came.Load() || w.called.Load() }
 
 func (w *wire) awaitPlain(t waiter) error {
 	for !t.ready() {
@@ -132,7 +177,7 @@ func (w *wire) awaitPlain(t waiter) error {
 
 // read reads what is there. errAgain: nothing is. Only ordinary reads block.
 func (w *wire) read(p []byte) (int, error) {
-	if w.raw != nil {
+	if w.raw {
 		return w.readRaw(p)
 	}
 	n, err := w.conn.Read(p)
@@ -149,20 +194,17 @@ func (w *wire) read(p []byte) (int, error) {
 // drained reports whether nothing more is there after a read of n bytes into
 // room for so many: then the next bytes will be announced.
 func (w *wire) drained(n, room int) bool {
-	return !w.watched.none() && w.raw != nil && n < room && !w.hup.Load()
+	return w.raw && n < room && !w.hup.Load()
 }
 
 // write writes all of p, waiting for a peer that is slow for as long as
 // patience between two bytes that it takes. It returns how much was taken.
 func (w *wire) write(p []byte, patience time.Duration) (int, error) {
-	if w.raw == nil {
+	if !w.raw {
 		w.allow(patience)
 		return w.conn.Write(p)
 	}
 	n, err := w.writeRaw(p)
-	if err == nil {
-		return n, nil
-	}
 	if err != errAgain {
 		return n, err
 	}
@@ -172,35 +214,68 @@ func (w *wire) write(p []byte, patience time.Duration) (int, error) {
 
 // writeSlowly writes to a peer that did not take all at once.
 func (w *wire) writeSlowly(p []byte, patience time.Duration) (done int, err error) {
-	var fault error
-	w.allow(patience)
-	err = w.raw.Write(func(uintptr) bool {
+	err = w.awaitRoom(patience, func() (progress, again bool, err error) {
 		n, err := w.writeRaw(p[done:])
-		done += n
-		if err == errAgain {
-			if n > 0 {
-				w.allow(patience)
-			}
-			return false
+		if done += n; err == errAgain {
+			return n > 0, true, nil
 		}
-		fault = err
-		return true
+		return true, false, err
 	})
-	if err != nil {
-		return done, err
+	return done, err
+}
+
+// awaitRoom calls try until it does not want to be called again, waiting for
+// room in between, for as long as patience between two calls that made progress.
+func (w *wire) awaitRoom(patience time.Duration, try func() (progress, again bool, err error)) error {
+	w.writing.Store(true)
+	w.watched.wantRoom(w, true)
+	defer func() {
+		w.watched.wantRoom(w, false)
+		w.writing.Store(false)
+	}()
+	until := monotonic() + int64(patience)
+	clock := time.NewTimer(patience)
+	defer clock.Stop()
+	for {
+		w.room.Store(false)
+		cut := w.cut.Load()
+		progress, again, err := try()
+		if !again || err != nil {
+			return err
+		}
+		if progress {
+			until = monotonic() + int64(patience)
+		}
+		due := until
+		if cut != 0 {
+			due = min(due, cut)
+		}
+		left := due - monotonic()
+		if left <= 0 {
+			return errDeadline
+		}
+		clock.Reset(time.Duration(left))
+		w.writes.wait(func() bool { return w.room.Load() || w.cut.Load() != cut }, clock.C)
 	}
-	return done, fault
 }
 
 // interrupt wakes the owner if it waits to read. It may be called by anybody
 // at any time.
 func (w *wire) interrupt() {
+	if w.raw {
+		w.called.Store(true)
+		if c := w.carried.take(); c != nil {
+			go c.run(false, false) // counted by open, as the connection is
+		} else {
+			w.reads.ring()
+		}
+		return
+	}
 	w.mu.Lock()
 	if !w.handed {
 		_ = w.conn.SetReadDeadline(aLongTimeAgo)
 	}
 	w.mu.Unlock()
-	w.carried.call(w)
 }
 
 // allow gives a write its time, as far as the wire was not cut off.
@@ -218,7 +293,15 @@ const cutGrace = 100 * time.Millisecond
 // from here on is meant to be an end, and waits for cutGrace at most.
 func (w *wire) cutOff() {
 	w.cut.Store(monotonic() + int64(cutGrace))
-	_ = w.conn.SetDeadline(aLongTimeAgo)
+	if w.raw {
+		w.writes.ring()
+		w.interrupt()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != nil {
+		_ = w.conn.SetDeadline(aLongTimeAgo)
+	}
 }
 
 var aLongTimeAgo = time.Unix(1, 0)
@@ -256,7 +339,12 @@ func (w *wire) start(due int64) {
 func (w *wire) relax() { w.due.Store(0) }
 
 // readable reports whether something is there that was not read: bytes, or an end.
-func (w *wire) readable() bool { return !silentConn(w.tcp, false) }
+func (w *wire) readable() bool {
+	if w.raw {
+		return !silentFD(w.fd, false)
+	}
+	return !silentConn(w.tcp, false)
+}
 
 // expired reports whether the deadline has passed.
 func (w *wire) expired() bool {
@@ -286,7 +374,7 @@ func (w *wire) silent() bool {
 	switch {
 	case w.hup.Load():
 		return false
-	case w.raw != nil:
+	case w.raw:
 		return silentFD(w.fd, false)
 	case w.conn != w.tcp:
 		return w.silentTLS()
@@ -314,5 +402,9 @@ func (w *wire) close() {
 	w.relax()
 	w.timer.Stop()
 	w.watched.forget()
-	_ = w.conn.Close()
+	if w.conn != nil {
+		_ = w.conn.Close()
+	} else {
+		w.closeRaw()
+	}
 }

@@ -4,25 +4,58 @@ package proxy
 
 import (
 	"io"
+	"net"
+	"os"
 	"syscall"
 	"unsafe"
 )
 
-// initRaw finds out what system calls need.
-func (w *wire) initRaw() {
-	sc, ok := w.conn.(syscall.Conn)
-	if !ok {
-		return
-	}
-	raw, err := sc.SyscallConn()
+// haveRaw says whether connections in clear are descriptors of our own.
+const haveRaw = true
+
+// detach takes the descriptor of a connection away from the runtime, which
+// then has no entry for it in its poller, and closes conn.
+func detach(conn *net.TCPConn) (fd int, err error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
-		return
+		return 0, err
 	}
-	if err := raw.Control(func(fd uintptr) { w.fd = int(fd) }); err != nil {
-		return
+	var errno syscall.Errno
+	if err := raw.Control(func(old uintptr) {
+		var n uintptr
+		n, _, errno = syscall.Syscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
+		fd = int(n)
+	}); err != nil {
+		return 0, err
 	}
-	w.raw = raw
-	w.poll = func(uintptr) bool { return w.wait.ready() }
+	if errno != 0 {
+		return 0, os.NewSyscallError("fcntl", errno)
+	}
+	conn.Close()
+	return fd, nil
+}
+
+// attach makes conn an ordinary connection to the same peer, which takes the
+// place of the descriptor.
+func (w *wire) attach() error {
+	f := os.NewFile(uintptr(w.fd), "client or instance")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return err
+	}
+	w.conn, w.tcp = conn, conn
+	return nil
+}
+
+func (w *wire) closeRaw() { _ = syscall.Close(w.fd) }
+
+// closeWrite tells the peer that nothing more is coming.
+func (w *wire) closeWriteRaw() error { return syscall.Shutdown(w.fd, syscall.SHUT_WR) }
+
+// resetOnClose has closing tell the peer that something went wrong.
+func (w *wire) resetOnClose() {
+	_ = syscall.SetsockoptLinger(w.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 }
 
 // The calls below are made without telling the scheduler, which is right for

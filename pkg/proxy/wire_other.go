@@ -2,8 +2,15 @@
 
 package proxy
 
-// initRaw leaves reading and writing to the connection.
-func (w *wire) initRaw() {}
+// haveRaw says whether connections in clear are descriptors of our own. Here
+// reading and writing is left to net.Conn.
+const haveRaw = false
 
-func (w *wire) readRaw([]byte) (int, error)  { panic("proxy: no raw connections here") }
-func (w *wire) writeRaw([]byte) (int, error) { panic("proxy: no raw connections here") }
+const noRaw = "proxy: no descriptors of our own here"
+
+func (w *wire) readRaw([]byte) (int, error)  { panic(noRaw) }
+func (w *wire) writeRaw([]byte) (int, error) { panic(noRaw) }
+func (w *wire) attach() error                { panic(noRaw) }
+func (w *wire) closeRaw()                    { panic(noRaw) }
+func (w *wire) closeWriteRaw() error         { panic(noRaw) }
+func (w *wire) resetOnClose()                { panic(noRaw) }

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// hangups tells owners of wires that a peer has ended its side, also while the
+// pollers tells owners of wires that a peer has ended its side, also while the
 // owner waits for somebody else. Without EPOLLRDHUP it looks at every wire a
 // few times a second; an end behind unread bytes is noticed when those are read.
-type hangups struct {
+type pollers struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
@@ -23,18 +23,18 @@ type hangups struct {
 // hangupInterval is how often the wires are looked at.
 const hangupInterval = 50 * time.Millisecond
 
-// hangupSlot is a wire's place; the zero value is none.
-type hangupSlot struct {
-	h *hangups
+// pollSlot is a wire's place; the zero value is none.
+type pollSlot struct {
+	h *pollers
 	w *wire
 }
 
-func newHangups() (*hangups, error) {
-	return &hangups{stop: make(chan struct{}), wires: make(map[*wire]struct{})}, nil
+func newPollers() (*pollers, error) {
+	return &pollers{stop: make(chan struct{}), wires: make(map[*wire]struct{})}, nil
 }
 
 // start begins to watch.
-func (h *hangups) start() {
+func (h *pollers) start() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.started || h.down {
@@ -45,7 +45,7 @@ func (h *hangups) start() {
 }
 
 // run blocks until close.
-func (h *hangups) run() {
+func (h *pollers) run() {
 	tick := time.NewTicker(hangupInterval)
 	defer tick.Stop()
 	for {
@@ -70,22 +70,16 @@ func (h *hangups) run() {
 	}
 }
 
-func (h *hangups) watch(w *wire) {
+func (h *pollers) watch(w *wire, _ uint32) {
 	h.mu.Lock()
 	h.wires[w] = struct{}{}
 	h.mu.Unlock()
-	w.watched = hangupSlot{h, w}
+	w.watched = pollSlot{h, w}
 }
 
-// none reports whether the wire has no place.
-func (s *hangupSlot) none() bool { return s.h == nil }
+func (s *pollSlot) wantRoom(*wire, bool) {}
 
-// listen would have the wire's bytes announced; here that can't be had.
-func (s *hangupSlot) listen(*wire) bool { return false }
-
-func (s *hangupSlot) unlisten(*wire) {}
-
-func (s *hangupSlot) forget() {
+func (s *pollSlot) forget() {
 	if s.h == nil {
 		return
 	}
@@ -96,7 +90,7 @@ func (s *hangupSlot) forget() {
 }
 
 // close ends the watching. It may be called again.
-func (h *hangups) close() {
+func (h *pollers) close() {
 	h.mu.Lock()
 	down := h.down
 	h.down = true

@@ -1,0 +1,325 @@
+//go:build linux && !portable
+
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+)
+
+// pollers watch connections, in clear for all that happens to them, behind TLS
+// for their peers' ends alone. They wake goroutines that wait, they serve connections that
+// no goroutine waits for (see carriage), and they tell owners of wires that a peer has
+// ended its side, also while the owner waits for somebody else: so that an
+// instance learns at once that its client is gone. A connection is entered once, edge-triggered;
+// nothing of that is changed for a request.
+type pollers struct {
+	all  []*poller
+	next atomic.Uint32
+}
+
+// poller is an epoll together with the goroutine that asks it. The runtime's
+// own poller waits for that epoll as it does for any descriptor.
+type poller struct {
+	file *os.File // the epoll
+	raw  syscall.RawConn
+	fd   int
+
+	done chan struct{} // closed when run has ended; nil before start
+
+	// slots are read without mu, and written with it.
+	slots [maxChunks]atomic.Pointer[[chunkSize]pollEntry]
+
+	mu   sync.Mutex // guards what follows, and done
+	used uint32     // slots from 0 that were given away at least once
+	free []uint32   // those that came back
+	down bool
+}
+
+// A poller's slots come in chunks, made when they are needed, for up to a
+// quarter of a million connections.
+const (
+	chunkSize = 1024
+	maxChunks = 256
+)
+
+type pollEntry struct {
+	w   atomic.Pointer[wire]
+	gen atomic.Uint32 // counts the slot's tenants: an event for one that has left is dropped
+}
+
+func (p *poller) entry(slot uint32) *pollEntry {
+	return &p.slots[slot/chunkSize].Load()[slot%chunkSize]
+}
+
+// pollSlot is a wire's place; the zero value is none.
+type pollSlot struct {
+	p    *poller
+	slot uint32
+}
+
+// maxPollers bounds how many cores work on streams at the same time.
+const maxPollers = 16
+
+// newPollers returns some that watch between start and close.
+func newPollers() (*pollers, error) {
+	h := &pollers{}
+	for range min(runtime.GOMAXPROCS(0), maxPollers) {
+		p, err := newPoller()
+		if err != nil {
+			h.close()
+			return nil, fmt.Errorf("make an epoll: %w", err)
+		}
+		h.all = append(h.all, p)
+	}
+	return h, nil
+}
+
+func newPoller() (*poller, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		syscall.Close(fd)
+		return nil, err
+	}
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.file.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// start begins to watch. Wires that hang up before are told of then.
+func (h *pollers) start() {
+	if h == nil {
+		return
+	}
+	for _, p := range h.all {
+		p.start()
+	}
+}
+
+// watch begins to watch, and takes the descriptor of a connection in clear out
+// of the runtime's hands. shard says with whom the wire is likely to have to do. A
+// failure leaves the connection as it is, unwatched: its owner then notices an end when it reads.
+func (h *pollers) watch(w *wire, shard uint32) {
+	if h != nil {
+		h.all[shard%idleShards%uint32(len(h.all))].watch(w)
+	}
+}
+
+// close ends the watching. Wires may still be watched and forgotten; nobody is
+// told any more. It may be called again.
+func (h *pollers) close() {
+	if h == nil {
+		return
+	}
+	for _, p := range h.all {
+		p.close()
+	}
+}
+
+func (p *poller) start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done != nil || p.down {
+		return
+	}
+	p.done = make(chan struct{})
+	go func(done chan struct{}) { // close waits for it
+		defer close(done)
+		p.run()
+	}(p.done)
+}
+
+// Asked again at once, without a word to the scheduler, is a poller that told of
+// many, as more are likely to have come meanwhile; but not for ever: others have
+// work, too.
+const (
+	manyEvents  = 4
+	mostBatches = 16
+)
+
+// run blocks until close.
+func (p *poller) run() {
+	events := make([]syscall.EpollEvent, 64)
+	_ = p.raw.Read(func(uintptr) bool {
+		for range mostBatches {
+			// It does not wait, so the scheduler need not know.
+			n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+			if errno == syscall.EINTR {
+				continue
+			}
+			if errno != 0 {
+				return true
+			}
+			for i := range events[:n] {
+				p.tell(&events[i])
+			}
+			if n < manyEvents {
+				return false
+			}
+		}
+		return false
+	})
+}
+
+func (p *poller) tell(ev *syscall.EpollEvent) {
+	what, e := ev.Events, p.entry(uint32(ev.Fd))
+	w := e.w.Load()
+	if w == nil || e.gen.Load() != uint32(ev.Pad) {
+		return
+	}
+	broken := what&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0
+	hup := broken || what&syscall.EPOLLRDHUP != 0
+	if hup {
+		w.hup.Store(true)
+	}
+	if w.raw {
+		if w.writing.Load() && (broken || what&syscall.EPOLLOUT != 0) {
+			w.room.Store(true)
+			w.writes.ring()
+		}
+		if (hup || what&syscall.EPOLLIN != 0) && w.deliver() {
+			return
+		}
+	}
+	if hup {
+		w.owner.hungUp(broken)
+	}
+}
+
+// deliver has what has come for the wire looked at; false where that is not
+// done by the time it returns.
+func (w *wire) deliver() bool {
+	c := w.carried.take()
+	if c == nil {
+		w.came.Store(true)
+		if c = w.carried.take(); c == nil { // nor in between
+			w.reads.ring()
+			return false
+		}
+	}
+	c.run(true, true)
+	return true
+}
+
+func (p *poller) watch(w *wire) {
+	tcp, ok := w.tcp.(*net.TCPConn)
+	if !ok || !p.reserve(w) {
+		return
+	}
+	if w.conn != w.tcp {
+		raw, err := tcp.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { ok = w.watched.enter(w, int(fd), syscall.EPOLLRDHUP) })
+		}
+		if err != nil || !ok {
+			w.watched.forget()
+		}
+		return
+	}
+	fd, err := detach(tcp)
+	if err != nil {
+		w.watched.forget()
+		return
+	}
+	w.conn, w.tcp, w.raw, w.fd = nil, nil, true, fd
+	if !w.watched.enter(w, fd, syscall.EPOLLIN|syscall.EPOLLRDHUP) {
+		w.watched.forget()
+		w.raw = w.attach() != nil // reads will say so
+	}
+}
+
+// reserve finds the wire a place.
+func (p *poller) reserve(w *wire) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var slot uint32
+	switch n := len(p.free); {
+	case p.down:
+		return false
+	case n > 0:
+		slot, p.free = p.free[n-1], p.free[:n-1]
+	case p.used == chunkSize*maxChunks:
+		return false
+	default:
+		if slot = p.used; slot%chunkSize == 0 {
+			p.slots[slot/chunkSize].Store(new([chunkSize]pollEntry))
+		}
+		p.used++
+	}
+	w.watched = pollSlot{p, slot}
+	return true
+}
+
+// enter begins to tell the wire of events.
+func (s *pollSlot) enter(w *wire, fd int, events uint32) bool {
+	s.p.entry(s.slot).w.Store(w) // from here on the poller may look at w
+	return s.control(syscall.EPOLL_CTL_ADD, fd, events)
+}
+
+// control tells the epoll what to ask the descriptor for.
+func (s *pollSlot) control(op, fd int, events uint32) bool {
+	s.p.mu.Lock()
+	gen, down := s.p.entry(s.slot).gen.Load(), s.p.down
+	s.p.mu.Unlock()
+	if down {
+		return false
+	}
+	const edge = 1 << 31 // EPOLLET; syscall's constant is negative
+	ev := syscall.EpollEvent{Events: events | edge, Fd: int32(s.slot), Pad: int32(gen)}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(s.p.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	return errno == 0
+}
+
+// wantRoom begins to ask for room to write, which is told at once if it is
+// there, or ends that.
+func (s *pollSlot) wantRoom(w *wire, want bool) {
+	if s.p == nil {
+		return
+	}
+	events := uint32(syscall.EPOLLIN | syscall.EPOLLRDHUP)
+	if want {
+		events |= syscall.EPOLLOUT
+	}
+	s.control(syscall.EPOLL_CTL_MOD, w.fd, events)
+}
+
+// forget ends the watching of a wire that is about to be closed, which takes
+// its descriptor out of the epoll.
+func (s *pollSlot) forget() {
+	p := s.p
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	e := p.entry(s.slot)
+	e.w.Store(nil)
+	e.gen.Add(1)
+	p.free = append(p.free, s.slot)
+	p.mu.Unlock()
+	s.p = nil
+}
+
+func (p *poller) close() {
+	p.mu.Lock()
+	down, done := p.down, p.done
+	p.down = true
+	p.mu.Unlock()
+	if !down {
+		p.file.Close()
+	}
+	if done != nil {
+		<-done
+	}
+}
