@@ -65,9 +65,9 @@ const mostAtOnce = 32
 // caller is a poller, and nothing may wait. came: something may be there to read.
 func (c *clientConn) run(riding, came bool) {
 	defer c.rescue()
-	c.riding, c.most = riding, mostAtOnce
-	if !riding {
-		c.mayWait(&came)
+	c.riding, c.stuck, c.most = riding, false, mostAtOnce
+	if len(c.unsent) > 0 {
+		came = c.catchUp()
 	}
 	for c.work(came) {
 		if c.riding && (c.stuck || c.most == 0 || len(c.unsent) > 0) {
@@ -78,19 +78,20 @@ func (c *clientConn) run(riding, came bool) {
 	}
 }
 
-// mayWait does what a poller could not.
-func (c *clientConn) mayWait(came *bool) {
-	c.stuck = false
+// catchUp writes what a poller could not, and reports whether the instance may
+// have more.
+func (c *clientConn) catchUp() (more bool) {
 	p := c.unsent
-	if len(p) == 0 {
-		return
-	}
 	c.unsent = nil
 	err := c.send(p)
-	if c.next == toWait {
-		a := &c.x.attempt
-		a.clogged, a.err, *came = false, err, true
+	if c.next != toWait {
+		return false // send has noted a fault
 	}
+	a := &c.x.attempt
+	if a.clogged = false; err != nil {
+		a.err = err
+	}
+	return true
 }
 
 // work does what is due. It returns false when c is not the caller's any more.

@@ -381,8 +381,8 @@ func (c *clientConn) serveOne() {
 	}
 }
 
-// endOne ends what was begun with the request, and says whether the
-// connection can take another.
+// endOne ends what was begun with the request. The connection takes another, or
+// is to be closed.
 func (c *clientConn) endOne() {
 	if c.broken {
 		c.keep = false

@@ -20,8 +20,7 @@ import (
 // instance learns at once that its client is gone. A connection is entered once, edge-triggered;
 // nothing of that is changed for a request.
 type pollers struct {
-	all  []*poller
-	next atomic.Uint32
+	all []*poller
 }
 
 // poller is an epoll together with the goroutine that asks it. The runtime's

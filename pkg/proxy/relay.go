@@ -73,6 +73,10 @@ func (a *attempt) pursue(ask bool) (ref *refusal, next int) {
 		if a.ask(); x.away {
 			return nil, none
 		}
+		if x.riding() && !a.plain() {
+			x.leave(fromLate)
+			return nil, none
+		}
 	}
 	if a.reason != lb.ReasonOK {
 		return a.failed()
@@ -808,7 +812,12 @@ func (a *attempt) relay() {
 		a.watcher = watchers.Get().(*dify.Watcher)
 		a.watcher.Reset(contentType, a.resp.Status, x.kind)
 	}
-	if a.relayBody(a.answerHead()); !x.away {
+	a.relayBody(a.answerHead())
+	switch {
+	case x.away:
+	case a.err != nil && x.riding():
+		x.leave(fromBody)
+	default:
 		a.endRelay()
 	}
 }
