@@ -152,13 +152,11 @@ func TestEngine_MemoryPerConnection(t *testing.T) {
 	per := func(a, b float64) float64 { return (b - a) / float64(n) }
 	t.Logf("%d connections, KiB for each, the test's own ends included: idle %.1f heap, %.1f stack; with an open stream %.1f heap, %.1f stack",
 		n, per(heap0, heap1), per(stacks0, stacks1), per(heap0, heap2), per(stacks0, stacks2))
-	raw := false
-	r.s.each(func(c *clientConn) { raw = c.raw })
-	boundIdle, boundStream := 6.0, 18.0 // of the heap; a buffer alone is 16
-	if !raw {                           // an ordinary read waits with its buffer
-		boundIdle, boundStream = 24, 44
+	boundIdle, boundStream, boundStack := 3.0, 9.0, 0.5 // of the heap; a buffer alone is 16
+	if !haveRaw {                                       // an ordinary read waits with its buffer
+		boundIdle, boundStream, boundStack = 24, 44, 64
 	}
-	if per(heap0, heap1) > boundIdle || per(heap0, heap2) > boundStream {
+	if per(heap0, heap1) > boundIdle || per(heap0, heap2) > boundStream || per(stacks0, stacks1) > boundStack || per(stacks0, stacks2) > boundStack {
 		t.Error("too much")
 	}
 }
