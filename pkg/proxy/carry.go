@@ -65,6 +65,9 @@ const mostAtOnce = 32
 // caller is a poller, and nothing may wait. came: something may be there to read.
 func (c *clientConn) run(riding, came bool) {
 	defer c.rescue()
+	if c.stuck && c.next == toWait {
+		came = true // it had more than its turn
+	}
 	c.riding, c.stuck, c.most = riding, false, mostAtOnce
 	if len(c.unsent) > 0 {
 		came = c.catchUp()
@@ -189,7 +192,7 @@ func (c *clientConn) waitForInstance(came bool) bool {
 			if w.look(); a.ready() {
 				break
 			}
-			if len(c.unsent) > 0 {
+			if c.stuck || len(c.unsent) > 0 {
 				return true
 			}
 		}

@@ -384,3 +384,48 @@ func TestCarry_InstanceTakesItsTime(t *testing.T) {
 	ask(c, "fourth")
 	answered(c, "fourth")
 }
+
+// An answer that comes faster than it can be passed on is left to a goroutine
+// from time to time, and arrives whole.
+func TestCarry_AnswerWithoutEnd(t *testing.T) {
+	canCarry(t)
+	const size = 64 << 20
+	piece := bytes.Repeat([]byte("0123456789abcdef"), 64<<10/16)
+	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(size))
+		for range size / len(piece) {
+			w.Write(piece)
+		}
+	}))
+	c := r.dial()
+	for range 2 {
+		writeAll(c, "GET /v1/info HTTP/1.1\r\n"+goodHead+"\r\n")
+		br := bufio.NewReaderSize(c, 1<<20)
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(piece))
+		for i := range size / len(piece) {
+			if _, err := io.ReadFull(resp.Body, got); err != nil || !bytes.Equal(got, piece) {
+				t.Fatal(i, err)
+			}
+		}
+		if n, err := resp.Body.Read(got); n != 0 || err != io.EOF {
+			t.Fatal(n, err)
+		}
+	}
+}
+
+// A poller does not stay with one answer, however much of it there is.
+func TestCarry_TurnsEnd(t *testing.T) {
+	c := &clientConn{riding: true}
+	a := &attempt{x: &exchange{down: c}}
+	if a.goAhead() || !c.stuck {
+		t.Error("a poller goes on")
+	}
+	c.riding, c.stuck = false, false
+	if !a.goAhead() || c.stuck {
+		t.Error("a goroutine does not")
+	}
+}

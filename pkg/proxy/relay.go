@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -465,7 +466,7 @@ func (a *attempt) ready() bool {
 			return true
 		}
 	}
-	for {
+	for pieces := 1; ; pieces++ {
 		if a.r < a.n {
 			done, fed := a.consume()
 			if done {
@@ -479,7 +480,7 @@ func (a *attempt) ready() bool {
 			a.rest()
 			return false
 		}
-		if a.clogged {
+		if a.clogged || pieces%mostPieces == 0 && !a.goAhead() {
 			return false
 		}
 		if !a.conn.raw {
@@ -512,6 +513,19 @@ func (a *attempt) ready() bool {
 		}
 		a.quiet = a.conn.drained(n, len(p))
 	}
+}
+
+// mostPieces is how many pieces of an answer pass in a row before it is others' turn.
+const mostPieces = 32
+
+// goAhead lets others have their turn, and reports whether the owner may go on behind it.
+func (a *attempt) goAhead() bool {
+	if c, ok := a.x.down.(*clientConn); ok && c.riding {
+		c.stuck = true
+		return false
+	}
+	runtime.Gosched()
+	return true
 }
 
 // room returns where to read to.
