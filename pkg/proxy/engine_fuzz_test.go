@@ -289,6 +289,7 @@ func FuzzEngine_Instance(f *testing.F) {
 		f.Add([]byte(seed), uint64(0), false)
 		f.Add([]byte(seed), uint64(3), true)
 	}
+	f.Add([]byte("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"), uint64(22), true) // an answer to HEAD has no body
 	say := new(sayer)
 	ln := listen(f, say.serve)
 	r := newRig(f, func(o *Options, a *lb.Application) {
@@ -305,6 +306,8 @@ func FuzzEngine_Instance(f *testing.F) {
 		wantBR := bufio.NewReader(bytes.NewReader(data))
 		want, wantBody, wantErr := answerOf(wantBR, method)
 		untilClose := wantErr == nil && want.ContentLength < 0 && want.TransferEncoding == nil
+		_, err := wantBR.Peek(1)
+		surplus := wantErr == nil && err == nil
 		// What net/http does not take for a whole answer must end, or the proxy waits.
 		say.set(data, wantErr != nil || untilClose || seed%2 == 0 || len(data) > 0 && bytes.HasPrefix(data, []byte("HTTP/1.1 1")), seed)
 		c, err := net.Dial("tcp", r.addr)
@@ -345,7 +348,9 @@ func FuzzEngine_Instance(f *testing.F) {
 			br = bufio.NewReader(c)
 		}
 		fmt.Fprintf(c, "GET /v1/info HTTP/1.1\r\n%s\r\n", goodHead)
-		if got, body, err = answerOf(br, "GET"); err != nil || got.StatusCode != 200 || string(body) != "proper" {
+		got, body, err = answerOf(br, "GET")
+		late := surplus && err == nil && got.StatusCode == 502 // it came when the connection was in use again
+		if !late && (err != nil || got.StatusCode != 200 || string(body) != "proper") {
 			t.Fatalf("the next request: %v %q %v", got, body, err)
 		}
 		say.mu.Lock()
