@@ -63,13 +63,10 @@ type pollSlot struct {
 	slot uint32
 }
 
-// maxPollers bounds how many cores work on streams at the same time.
-const maxPollers = 16
-
 // newPollers returns some that watch between start and close.
 func newPollers() (*pollers, error) {
 	h := &pollers{}
-	for range min(runtime.GOMAXPROCS(0), maxPollers) {
+	for range runtime.GOMAXPROCS(0) {
 		p, err := newPoller()
 		if err != nil {
 			h.close()
@@ -108,11 +105,11 @@ func (h *pollers) start() {
 }
 
 // watch begins to watch, and takes the descriptor of a connection in clear out
-// of the runtime's hands. shard says with whom the wire is likely to have to do. A
-// failure leaves the connection as it is, unwatched: its owner then notices an end when it reads.
+// of the runtime's hands. Wires of the same shard, which are likely to have to do
+// with each other, have the same poller. A failure leaves the connection as it is, unwatched: its owner then notices an end when it reads.
 func (h *pollers) watch(w *wire, shard uint32) {
 	if h != nil {
-		h.all[shard%idleShards%uint32(len(h.all))].watch(w)
+		h.all[shard%uint32(len(h.all))].watch(w)
 	}
 }
 
