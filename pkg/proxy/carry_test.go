@@ -290,7 +290,8 @@ func TestCarry_WaitingHoldsNoGoroutine(t *testing.T) {
 // An instance that is slow to take a request holds nobody else up, and gets all of it.
 func TestCarry_InstanceTakesItsTime(t *testing.T) {
 	canCarry(t)
-	release := make(chan struct{})
+	stopped, release := make(chan struct{}), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -309,6 +310,7 @@ func TestCarry_InstanceTakesItsTime(t *testing.T) {
 					break
 				}
 				if !waited {
+					close(stopped)
 					<-release
 				}
 				waited = true
@@ -333,7 +335,7 @@ func TestCarry_InstanceTakesItsTime(t *testing.T) {
 	r := newRig(t, func(_ *Options, a *lb.Application) {
 		a.Instances = append(a.Instances, instanceAt("slow", "http://"+ln.Addr().String()))
 	})
-	t.Cleanup(func() { ln.Close(); r.p.Close(); serving.Wait() })
+	t.Cleanup(func() { goOn(); ln.Close(); r.p.Close(); serving.Wait() })
 	ask := func(c net.Conn, body string) {
 		writeAll(c, fmt.Sprintf("POST /v1/info HTTP/1.1\r\n"+goodHead+"Content-Length: %d\r\n\r\n%s", len(body), body))
 	}
@@ -364,13 +366,21 @@ func TestCarry_InstanceTakesItsTime(t *testing.T) {
 		}
 		return conn != nil
 	})
-	for { // nobody else has it
-		if _, err := conn.writeRaw(bytes.Repeat([]byte{'.'}, 64<<10)); err == errAgain {
-			break
-		} else if err != nil {
-			t.Fatal(err)
+	fill := func(p []byte) { // nobody else has it
+		for {
+			if _, err := conn.writeRaw(p); err == errAgain {
+				return
+			} else if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	if _, err := conn.writeRaw([]byte{'.'}); err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+	fill(bytes.Repeat([]byte{'.'}, 64<<10))
+	fill([]byte{'.'}) // to the last byte
 	ask(c, "second")
 	eventually(t, "a goroutine that waits for the instance to take the request", func() bool {
 		buf := make([]byte, 4<<20)
@@ -379,7 +389,7 @@ func TestCarry_InstanceTakesItsTime(t *testing.T) {
 	other := r.dial() // over another connection
 	ask(other, "third")
 	answered(other, "third")
-	close(release)
+	goOn()
 	answered(c, "second")
 	ask(c, "fourth")
 	answered(c, "fourth")
