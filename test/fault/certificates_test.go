@@ -170,13 +170,19 @@ func (s *story) runOut(whose, at string) {
 	time.Sleep(certificatesLooked)
 	s.resetTo(at)
 	s.load.rest(s.t, time.Until(out)+time.Second)
-	s.resetTo(at)
+	s.cutTo(at) // unless who was cut before has waited so long that he found it run out
 }
 
-// resetTo cuts all connections to processes whose names begin so.
+// resetTo cuts all connections to processes whose names begin so; there must be some.
 func (s *story) resetTo(name string) {
 	s.t.Helper()
-	cut := 0
+	if s.cutTo(name) == 0 {
+		s.t.Errorf("there was no connection to %s", name)
+	}
+}
+
+// cutTo cuts them and returns how many there were.
+func (s *story) cutTo(name string) (cut int) {
 	for wire, r := range s.wires {
 		if _, to, _ := strings.Cut(wire, ">"); strings.HasPrefix(to, name) {
 			n, _ := r.count()
@@ -184,9 +190,7 @@ func (s *story) resetTo(name string) {
 			r.reset()
 		}
 	}
-	if cut == 0 {
-		s.t.Errorf("there was no connection to %s", name)
-	}
+	return cut
 }
 
 // unheard waits until no proxy has a link to an lb-admin any more, and somebody says why.
