@@ -137,9 +137,9 @@ func (p *poller) start() {
 	}(p.done)
 }
 
-// Asked again at once, without a word to the scheduler, is a poller that told of
-// many, as more are likely to have come meanwhile; but not for ever: others have
-// work, too.
+// A poller that told of many is asked again at once, without a word to the
+// scheduler, as more are likely to have come meanwhile; but not for ever: others
+// have work, too.
 const (
 	manyEvents  = 4
 	mostBatches = 16
@@ -149,7 +149,7 @@ const (
 func (p *poller) run() {
 	events := make([]syscall.EpollEvent, 64)
 	_ = p.raw.Read(func(uintptr) bool {
-		for range mostBatches {
+		for batch := 1; ; batch++ {
 			// It does not wait, so the scheduler need not know.
 			n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 			if errno == syscall.EINTR {
@@ -161,11 +161,15 @@ func (p *poller) run() {
 			for i := range events[:n] {
 				p.tell(&events[i])
 			}
-			if n < manyEvents {
+			switch {
+			case int(n) == len(events): // there may be more, which nobody would announce again
+				if batch%mostBatches == 0 {
+					runtime.Gosched()
+				}
+			case n < manyEvents, batch >= mostBatches:
 				return false
 			}
 		}
-		return false
 	})
 }
 
