@@ -8,26 +8,10 @@ import (
 
 // slowParse is Section.parse without its short cut.
 func (s *Section) slowParse(buf []byte, bound, fields int) (n int, err error) {
-	for {
-		lf, err := s.nextLine(buf, bound, errHeadTooLarge)
-		if err != nil {
-			return 0, err
-		}
-		start, end := s.pos, lf-1
-		if end < start || buf[end] != '\r' {
-			return 0, errBareLF
-		}
-		if end == start {
-			return lf + 1, nil
-		}
-		if len(s.Fields) >= fields {
-			return 0, errTooManyFields
-		}
-		if err := s.parseLine(buf, start, end); err != nil {
-			return 0, err
-		}
-		s.pos, s.scanned = lf+1, lf+1
+	for n == 0 && err == nil {
+		n, err = s.parseSlowly(buf, bound, fields)
 	}
+	return n, err
 }
 
 // FuzzSection_QuickIsSlow shows that the short cut of parse changes nothing.

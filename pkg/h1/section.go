@@ -94,31 +94,39 @@ func (s *Section) parse(buf []byte, bound, fields int) (n int, err error) {
 	for {
 		for len(s.Fields) < fields && s.parseQuickly(window) {
 		}
-		lf, err := s.nextLine(buf, bound, errHeadTooLarge)
-		if err != nil {
-			return 0, err
+		if n, err := s.parseSlowly(buf, bound, fields); n > 0 || err != nil {
+			return n, err
 		}
-		start, end := s.pos, lf-1
-		if end < start || buf[end] != '\r' {
-			return 0, errBareLF
-		}
-		if end == start {
-			return lf + 1, nil
-		}
-		if len(s.Fields) >= fields {
-			return 0, errTooManyFields
-		}
-		if err := s.parseLine(buf, start, end); err != nil {
-			return 0, err
-		}
-		s.pos, s.scanned = lf+1, lf+1
 	}
+}
+
+// parseSlowly reads one line, whatever it is. n is where the section ends, 0
+// while it goes on.
+func (s *Section) parseSlowly(buf []byte, bound, fields int) (n int, err error) {
+	lf, err := s.nextLine(buf, bound, errHeadTooLarge)
+	if err != nil {
+		return 0, err
+	}
+	start, end := s.pos, lf-1
+	if end < start || buf[end] != '\r' {
+		return 0, errBareLF
+	}
+	if end == start {
+		return lf + 1, nil
+	}
+	if len(s.Fields) >= fields {
+		return 0, errTooManyFields
+	}
+	if err := s.parseLine(buf, start, end); err != nil {
+		return 0, err
+	}
+	s.pos, s.scanned = lf+1, lf+1
+	return 0, nil
 }
 
 // parseQuickly reads the line at pos if it is there in full, is as most lines
 // are (a known name, a value of visible bytes and spaces), and is not the empty
-// one. Else it leaves all as it is. What it reads, nextLine and parseLine would
-// read the same way, looking at each byte three times.
+// one. Else it leaves all as it is. What it reads, parseSlowly would read the same way, looking at each byte three times.
 func (s *Section) parseQuickly(buf []byte) bool {
 	start := s.pos
 	colon := start

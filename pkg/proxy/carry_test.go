@@ -179,18 +179,23 @@ func TestCarry_ReadTimeout(t *testing.T) {
 	eventually(t, "upstream_timeout in the access log", func() bool { return len(r.lines("reason", "upstream_timeout")) == 1 })
 }
 
-// Open streams have no goroutines of their own.
-func TestCarry_HoldsNoGoroutine(t *testing.T) {
-	canCarry(t)
-	const streams = 50
-	release := make(chan struct{})
-	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+// twoEvents sends one event, and another after the release.
+func twoEvents(release <-chan struct{}) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		io.WriteString(w, "data: 1\n\n")
 		w.(http.Flusher).Flush()
 		<-release
 		io.WriteString(w, "data: 2\n\n")
-	}))
+	}
+}
+
+// Open streams have no goroutines of their own.
+func TestCarry_HoldsNoGoroutine(t *testing.T) {
+	canCarry(t)
+	const streams = 50
+	release := make(chan struct{})
+	r := newRig(t, nil, twoEvents(release))
 	var all []*http.Response
 	for i := range streams {
 		all = append(all, r.chat(r.dial(), fmt.Sprint(i)))
@@ -209,13 +214,7 @@ func TestCarry_HoldsNoGoroutine(t *testing.T) {
 func TestCarry_Panic(t *testing.T) {
 	canCarry(t)
 	release := make(chan struct{})
-	r := newRig(t, nil, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
-		io.WriteString(w, "data: 1\n\n")
-		w.(http.Flusher).Flush()
-		<-release
-		io.WriteString(w, "data: 2\n\n")
-	}))
+	r := newRig(t, nil, twoEvents(release))
 	bad, good := r.chat(r.dial(), "one"), r.chat(r.dial(), "two")
 	eventually(t, "both streams to be carried", func() bool { return len(r.carried()) == 2 })
 	spoilt := 0
