@@ -303,7 +303,7 @@ func (c *clientConn) parse() parseResult {
 	case x.req.Body == h1.BodyLength:
 		whole += int(x.req.ContentLength)
 	}
-	x.msg = string(buf[:whole])
+	x.setText(buf[:whole])
 	if c.r += whole; c.r == c.n {
 		c.empty() // an answer may take long
 	}
@@ -358,7 +358,8 @@ func (c *clientConn) refuse(ref *refusal) {
 	x := c.x
 	x.req.Reset() // half of a head says nothing
 	x.shard, x.remote, x.client, x.peer = c.shard, c.remote, c.remote, c.peer
-	x.start, x.id, x.proto = time.Now(), newRequestID(), c.proto
+	x.start, x.proto = time.Now(), c.proto
+	x.setOwnID()
 	c.keep, c.begun, c.bodyEnd = false, false, false
 	ref.close = true
 	x.refuse(ref)

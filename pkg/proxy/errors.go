@@ -35,15 +35,17 @@ func retryAfterSeconds(d time.Duration) int {
 
 // newRequestID returns 128 random bits in hexadecimal digits. They are good
 // for telling requests apart; nothing rests on nobody guessing them.
-func newRequestID() string {
-	var b [32]byte
+func newRequestID() (b [idLength]byte) {
 	for i := 0; i < len(b); i += 16 {
 		v := rand.Uint64()
 		binary.LittleEndian.PutUint64(b[i:], inHex(uint32(v)))
 		binary.LittleEndian.PutUint64(b[i+8:], inHex(uint32(v>>32)))
 	}
-	return string(b[:])
+	return b
 }
+
+// idLength is that of a request id of ours.
+const idLength = 32
 
 // inHex returns the eight hexadecimal digits of v, the lowest first.
 func inHex(v uint32) uint64 {

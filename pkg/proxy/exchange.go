@@ -30,9 +30,14 @@ type exchange struct {
 	line *lifeline
 
 	// msg is the request's head, and its body where that came along. It is one
-	// string, made once: every value that is taken out of it lives as long as
-	// somebody needs it, and costs nothing.
+	// string: every value that is taken out of it costs nothing. It stands in
+	// memory that is used again when the exchange is released, or lighten is
+	// called: who keeps a value for longer, clones it.
 	msg string
+	// lasting: values are kept for longer by others, so msg is an ordinary
+	// string. Spans are, until they are exported, and what net/http is given for
+	// the head of an answer.
+	lasting bool
 	*heads
 	remote  netip.Addr // the peer
 	peer    string     // the same as text
@@ -54,7 +59,12 @@ type heads struct {
 	resp    h1.Response // of the attempt
 	ownBody body        // what the exchange's body points to
 	values  [4]string   // scratch
+	text    []byte      // what msg stands in
+	ownID   [idLength]byte
 }
+
+// textKept is up to which size the memory of a request's text is used again.
+const textKept = 4 << 10
 
 var headsPool = sync.Pool{New: func() any {
 	h := new(heads)
@@ -62,11 +72,40 @@ var headsPool = sync.Pool{New: func() any {
 	return h
 }}
 
-// reset forgets everything but the room for fields.
+// reset forgets everything but the room for fields and text.
 func (h *heads) reset() {
-	req, resp := h.req.Fields[:0], h.resp.Fields[:0]
-	*h = heads{}
+	if scribble {
+		for i := range h.text {
+			h.text[i] = '?'
+		}
+		for i := range h.ownID {
+			h.ownID[i] = '?'
+		}
+	}
+	req, resp, text := h.req.Fields[:0], h.resp.Fields[:0], h.text[:0]
+	*h = heads{text: text}
 	h.req.Fields, h.resp.Fields = req, resp
+}
+
+// setText makes msg of bytes that stay the caller's.
+func (x *exchange) setText(p []byte) {
+	if x.lasting || len(p) > textKept {
+		x.msg = string(p)
+		return
+	}
+	x.text = append(x.text[:0], p...)
+	x.msg = stringOf(x.text)
+}
+
+// setOwnID gives the request an id of ours, which lives as long as its text.
+func (x *exchange) setOwnID() {
+	if x.lasting {
+		id := newRequestID()
+		x.id = string(id[:])
+		return
+	}
+	x.ownID = newRequestID()
+	x.id = stringOf(x.ownID[:])
 }
 
 // downstream is the side of a client: HTTP/1.1, or a stream of HTTP/2. An
@@ -113,6 +152,7 @@ func newExchange(s *Server, down downstream, line *lifeline) *exchange {
 	x := exchanges.Get().(*exchange)
 	x.p, x.s, x.down, x.line = s.p, s, down, line
 	x.reason = lb.ReasonInternal // until it is known better
+	x.lasting = s.p.opts.Tracer != nil
 	if x.heads == nil {
 		x.heads = headsPool.Get().(*heads)
 	}
@@ -169,7 +209,7 @@ func (x *exchange) run(start time.Time, proto string) {
 	}
 	x.query = x.in(x.req.Query)
 	if x.id = x.field(h1.XRequestID); !validRequestID(x.id) {
-		x.id = newRequestID()
+		x.setOwnID()
 	}
 	x.client, x.trusted = x.clientAddress()
 	if x.p.opts.Tracer != nil {
@@ -260,18 +300,18 @@ func (x *exchange) lighten() {
 	x.countBody()
 	x.dropBody()
 	a := &x.attempt
-	a.resp, a.head, a.out = nil, nil, h1.Head{}
+	a.resp, a.head, a.out, a.to = nil, nil, h1.Head{}, target{}
 	if a.r == a.n {
 		a.dropInput()
 	}
-	x.heads.reset()
-	headsPool.Put(x.heads)
-	x.heads = nil
 	x.kind.TaskID, x.kind.Conversation, x.search.id = "", "", ""
 	id, path := len(x.id), len(x.path)
 	x.msg = x.id + x.path + x.user
 	x.id, x.path, x.user = x.msg[:id], x.msg[id:id+path], x.msg[id+path:]
 	x.query = ""
+	x.heads.reset()
+	headsPool.Put(x.heads)
+	x.heads = nil
 }
 
 // serve takes the request through its steps. It returns the refusal that ends

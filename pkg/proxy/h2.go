@@ -46,6 +46,7 @@ func (h h2handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 	defer stop()
 	x := newExchange(s, d, &d.lifeline)
+	x.lasting = true
 	defer x.release()
 	x.shard, _ = r.Context().Value(shardKey{}).(uint32)
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
@@ -57,14 +58,15 @@ func (h h2handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head := d.head()
 	if _, err := x.req.Parse(head, &s.heads); err != nil {
 		x.req.Reset()
-		x.start, x.id, x.proto, x.client = time.Now(), newRequestID(), "https", x.remote
+		x.start, x.proto, x.client = time.Now(), "https", x.remote
+		x.setOwnID()
 		if err == h1.ErrIncomplete {
 			err = nil
 		}
 		x.refuse(headRefusal(err))
 		x.finish()
 	} else {
-		x.msg = string(head)
+		x.msg = stringOf(head)
 		if r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody {
 			x.body = &x.ownBody
 			*x.body = body{src: d, declared: r.ContentLength, dir: s.p.opts.SpoolDir}

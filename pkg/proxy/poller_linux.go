@@ -158,6 +158,11 @@ func (p *poller) run() {
 			if errno != 0 {
 				return true
 			}
+			if n > 1 {
+				for i := range events[:n] {
+					p.note(&events[i])
+				}
+			}
 			for i := range events[:n] {
 				p.tell(&events[i])
 			}
@@ -173,12 +178,35 @@ func (p *poller) run() {
 	})
 }
 
-func (p *poller) tell(ev *syscall.EpollEvent) {
-	what, e := ev.Events, p.entry(uint32(ev.Fd))
+// tenant returns the wire that an event is for, nil where that has left.
+func (p *poller) tenant(ev *syscall.EpollEvent) *wire {
+	e := p.entry(uint32(ev.Fd))
 	w := e.w.Load()
 	if w == nil || e.gen.Load() != uint32(ev.Pad) {
+		return nil
+	}
+	return w
+}
+
+// note notes an event before any of its batch is told of, for who may take the
+// wire meanwhile without being told: an idle connection to an instance.
+func (p *poller) note(ev *syscall.EpollEvent) {
+	w := p.tenant(ev)
+	if w == nil || !w.raw || w.carried.waits.Load() {
 		return
 	}
+	if ev.Events&(syscall.EPOLLRDHUP|syscall.EPOLLERR|syscall.EPOLLHUP) != 0 {
+		w.hup.Store(true)
+	}
+	w.came.Store(true)
+}
+
+func (p *poller) tell(ev *syscall.EpollEvent) {
+	w := p.tenant(ev)
+	if w == nil {
+		return
+	}
+	what := ev.Events
 	broken := what&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0
 	hup := broken || what&syscall.EPOLLRDHUP != 0
 	if hup {

@@ -36,3 +36,52 @@ func TestPoller_TellsOfAll(t *testing.T) {
 		return true
 	})
 }
+
+// hangs calls a function when its wire's peer has ended its side.
+type hangs func()
+
+func (f hangs) hungUp(bool) { f() }
+func (hangs) alarm()        {}
+
+// Who is told of something finds noted what has come with it: the end of an idle
+// connection, say, which he would have taken to be open.
+func TestPoller_NotesAllBeforeItTells(t *testing.T) {
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	wires := make([]wire, 8)
+	noted := make(chan int, len(wires))
+	for i := range wires {
+		server, client := tcpPair(t)
+		w := &wires[i]
+		w.init(server, server, hangs(func() {
+			n := 0
+			for i := range wires {
+				if wires[i].hup.Load() && wires[i].came.Load() {
+					n++
+				}
+			}
+			noted <- n
+		}))
+		p.watch(w)
+		defer w.close()
+		if !w.raw {
+			t.Fatal("not watched")
+		}
+		client.Close()
+	}
+	eventually(t, "every end to have come", func() bool {
+		for i := range wires {
+			if wires[i].silent() {
+				return false
+			}
+		}
+		return true
+	})
+	p.start()
+	if n := <-noted; n != len(wires) {
+		t.Errorf("%d of %d ends were noted when the first was told", n, len(wires))
+	}
+}

@@ -328,7 +328,7 @@ func interruption(reason lb.Reason) bool {
 func (a *attempt) ask() {
 	x := a.x
 	for {
-		if a.conn = a.up.take(x.shard, clock(x.now)); a.conn == nil {
+		if a.conn = a.up.take(x.shard, clock(x.now), x.riding()); a.conn == nil {
 			if x.riding() {
 				x.leave(fromAsk)
 				return

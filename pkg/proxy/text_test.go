@@ -23,7 +23,8 @@ func TestInHex(t *testing.T) {
 func TestNewRequestID_IsLongAndNew(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
-		id := newRequestID()
+		b := newRequestID()
+		id := string(b[:])
 		if len(id) != 32 || strings.Trim(id, "0123456789abcdef") != "" || seen[id] {
 			t.Fatalf("%q", id)
 		}

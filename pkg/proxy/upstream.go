@@ -66,8 +66,8 @@ func (u *upstream) serves(in *route.Instance) bool {
 }
 
 // take returns an idle connection that can be expected to work, the one used
-// last before others; nil without one.
-func (u *upstream) take(shard uint32, now int64) *instanceConn {
+// last before others; nil without one. riding: the caller is a poller.
+func (u *upstream) take(shard uint32, now int64, riding bool) *instanceConn {
 	for i := range uint32(idleShards) {
 		at := (shard + i) % idleShards
 		for {
@@ -77,7 +77,8 @@ func (u *upstream) take(shard uint32, now int64) *instanceConn {
 			}
 			// An instance may have closed it meanwhile, or be about to: what is
 			// written then is lost, with no way to know that it was not begun.
-			if c.silent() && !u.stale(now-c.since.Load()) {
+			idle := now - c.since.Load()
+			if (riding && c.undisturbed(idle) || c.silent()) && !u.stale(idle) {
 				u.pool.shards[at].reused.Add(1)
 				return c
 			}
@@ -87,6 +88,19 @@ func (u *upstream) take(shard uint32, now int64) *instanceConn {
 		}
 	}
 	return nil
+}
+
+// freshFor is how long a connection is taken to be as a poller knows it. No
+// instance closes one for being idle so soon.
+const freshFor = int64(100 * time.Millisecond)
+
+// undisturbed reports whether nothing has happened to a connection since it
+// became idle, a moment ago, as far as its poller was told: whoever rides was
+// told of all that had come before (poller.note). What came since then is no
+// older than what is still on its way here. It spares a system call; false is
+// no verdict.
+func (c *instanceConn) undisturbed(idle int64) bool {
+	return c.raw && idle < freshFor && !c.hup.Load() && !c.came.Load()
 }
 
 // ended takes note of an idle connection that the instance has closed.

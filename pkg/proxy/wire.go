@@ -375,6 +375,7 @@ func (w *wire) silent() bool {
 	case w.hup.Load():
 		return false
 	case w.raw:
+		w.look()
 		return silentFD(w.fd, false)
 	case w.conn != w.tcp:
 		return w.silentTLS()
