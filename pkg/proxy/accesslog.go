@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,7 @@ type AccessLog struct {
 	weight    string // of those, as the last field of their line; "" where all are logged
 	second    atomic.Pointer[secondText]
 
-	shards [accessLogShards]logShard
+	shards []logShard    // as many as there are cores, up to accessLogShards
 	wake   chan struct{} // capacity 1: a buffer has grown large
 
 	out     io.Writer // owned by Run
@@ -70,13 +71,15 @@ const (
 )
 
 const (
-	accessLogShards = 8
+	accessLogShards = 8                      // at most
 	accessLogFlush  = 200 * time.Millisecond // the longest that a line waits
 	accessLogWake   = 96 << 10               // bytes of a shard that are written without waiting
 	accessLogBound  = 4 << 20                // bytes that wait at most; further lines are dropped
-	shardBound      = accessLogBound / accessLogShards
-	loggedPath      = 2 << 10 // bytes of a path that are logged
+	loggedPath      = 2 << 10                // bytes of a path that are logged
 )
+
+// shardBound is how many bytes wait in a shard at most.
+func (l *AccessLog) shardBound() int { return accessLogBound / len(l.shards) }
 
 // OpenAccessLog opens the log, nil for none.
 func OpenAccessLog(opts AccessLogOptions) (*AccessLog, error) {
@@ -103,7 +106,8 @@ func newLog(opts AccessLogOptions) (*AccessLog, error) {
 	default:
 		return nil, lb.Errorf(lb.ErrInvalid, "format %q is not known; there are %s and %s%s", opts.Format, FormatJSON, FormatSeed, lb.DidYouMean(opts.Format, []string{FormatJSON, FormatSeed}))
 	}
-	l := &AccessLog{opts: opts, log: opts.Log, out: os.Stdout, wake: make(chan struct{}, 1), threshold: 1<<64 - 1}
+	l := &AccessLog{opts: opts, log: opts.Log, out: os.Stdout, wake: make(chan struct{}, 1), threshold: 1<<64 - 1,
+		shards: make([]logShard, min(runtime.GOMAXPROCS(0), accessLogShards))}
 	switch s := opts.Sample; {
 	case s == 0, s == 1:
 	case s > 0 && s < 1:
@@ -174,7 +178,7 @@ func (l *AccessLog) flush(spares *[accessLogShards][]byte) {
 		if len(full) > 0 {
 			l.put(full)
 		}
-		if spares[i] = full; cap(full) > shardBound/4 {
+		if spares[i] = full; cap(full) > l.shardBound()/4 {
 			spares[i] = nil // a burst's buffer is not kept
 		}
 	}
@@ -225,10 +229,10 @@ func (l *AccessLog) write(c *call, now time.Time) {
 		line = l.appendAccessLine(line, c, now)
 	}
 	line = append(append(line, weight...), "}\n"...)
-	s := &l.shards[c.shard%accessLogShards]
+	s := &l.shards[c.shard%uint32(len(l.shards))]
 	s.mu.Lock()
 	before := len(s.buf)
-	if before > shardBound {
+	if before > l.shardBound() {
 		s.mu.Unlock()
 		l.dropped.Add(1)
 		return

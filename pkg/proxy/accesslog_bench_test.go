@@ -56,7 +56,7 @@ func BenchmarkAccessLog_Write(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l.write(c, now)
-		if s := &l.shards[0]; len(s.buf) > shardBound/2 {
+		if s := &l.shards[0]; len(s.buf) > l.shardBound()/2 {
 			s.buf = s.buf[:0]
 		}
 	}

@@ -96,7 +96,7 @@ func TestAccessLog_SlowWriterCostsLinesNotTime(t *testing.T) {
 	for range 12000 { // over twice the bound
 		l.write(c, begin)
 	}
-	if n := len(l.shards[0].buf); l.Dropped() == 0 || n > shardBound+4096 {
+	if n := len(l.shards[0].buf); l.Dropped() == 0 || n > l.shardBound()+4096 {
 		t.Errorf("%d lines dropped, %d bytes wait", l.Dropped(), n)
 	}
 	close(out)
@@ -268,7 +268,7 @@ func TestAccessLog_ShardsJoin(t *testing.T) {
 
 func TestAccessLog_WritesWithoutAllocating(t *testing.T) {
 	l, c, now := newAccessLog(io.Discard, zerolog.Nop()), typicalCall(t, nil), time.Now()
-	l.shards[0].buf = make([]byte, 0, shardBound)
+	l.shards[0].buf = make([]byte, 0, l.shardBound())
 	for _, format := range []string{FormatJSON, FormatSeed} {
 		l.opts.Format = format
 		if n := testing.AllocsPerRun(100, func() { l.write(c, now) }); n != 0 {

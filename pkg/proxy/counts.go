@@ -49,11 +49,13 @@ type PoolCounts struct {
 // counted where its idle list is, so that cores do not meet at it.
 type poolCounts struct {
 	dialled, closed, failed, stale atomic.Uint64
-	shards                         [idleShards]struct {
+	shards                         [poolShards]struct {
 		reused atomic.Uint64
 		_      [56]byte // a cache line each
 	}
 }
+
+const poolShards = 8
 
 // Pool returns what has been counted so far.
 func (p *Proxy) Pool() PoolCounts {

@@ -94,6 +94,14 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
+// size returns how many there are, at least 1; of none, as many as would be made.
+func (h *pollers) size() int {
+	if h == nil {
+		return runtime.GOMAXPROCS(0)
+	}
+	return len(h.all)
+}
+
 // start begins to watch. Wires that hang up before are told of then.
 func (h *pollers) start() {
 	if h == nil {

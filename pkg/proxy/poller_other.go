@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -32,6 +33,9 @@ type pollSlot struct {
 func newPollers() (*pollers, error) {
 	return &pollers{stop: make(chan struct{}), wires: make(map[*wire]struct{})}, nil
 }
+
+// size returns how many would be of use: it is one for each core.
+func (h *pollers) size() int { return runtime.GOMAXPROCS(0) }
 
 // start begins to watch.
 func (h *pollers) start() {

@@ -26,14 +26,15 @@ type upstream struct {
 	idleLife atomic.Int64 // how long the instance keeps idle connections, as far as seen; 0 unknown
 	retired  atomic.Bool  // nobody will look for a connection here any more
 
-	idle [idleShards]idleList
+	idle []idleList // one per poller
 }
 
-// Idle connections are kept in several lists, so that clients on different
-// cores do not meet at one lock.
+// Idle connections are kept in as many lists as there are pollers, so that
+// clients on different cores do not meet at one lock, and no more, so that the
+// same few connections are used again and again while the caches hold them.
 const (
-	idleShards   = 8
-	maxIdle      = 256              // per list
+	maxIdle      = 2048             // of all lists together, about
+	minIdle      = 64               // per list
 	idleLifetime = 60 * time.Second // for as long as an instance is not known to close them earlier
 )
 
@@ -55,7 +56,7 @@ type instanceConn struct {
 }
 
 func newUpstream(in *route.Instance, pool *poolCounts, h *pollers) *upstream {
-	u := &upstream{pool: pool, address: in.Address, host: in.Host, tls: in.TLS, pollers: h, dialer: dialer{address: in.Address}}
+	u := &upstream{pool: pool, address: in.Address, host: in.Host, tls: in.TLS, pollers: h, dialer: dialer{address: in.Address}, idle: make([]idleList, h.size())}
 	u.connect.Store(int64(5 * time.Second))
 	return u
 }
@@ -68,8 +69,8 @@ func (u *upstream) serves(in *route.Instance) bool {
 // take returns an idle connection that can be expected to work, the one used
 // last before others; nil without one. riding: the caller is a poller.
 func (u *upstream) take(shard uint32, now int64, riding bool) *instanceConn {
-	for i := range uint32(idleShards) {
-		at := (shard + i) % idleShards
+	for i := range u.idle {
+		at := u.list(shard + uint32(i))
 		for {
 			c := u.idle[at].pop()
 			if c == nil {
@@ -79,7 +80,7 @@ func (u *upstream) take(shard uint32, now int64, riding bool) *instanceConn {
 			// written then is lost, with no way to know that it was not begun.
 			idle := now - c.since.Load()
 			if (riding && c.undisturbed(idle) || c.silent()) && !u.stale(idle) {
-				u.pool.shards[at].reused.Add(1)
+				u.pool.shards[at%poolShards].reused.Add(1)
 				return c
 			}
 			u.ended(c)
@@ -89,6 +90,9 @@ func (u *upstream) take(shard uint32, now int64, riding bool) *instanceConn {
 	}
 	return nil
 }
+
+// list returns the index of the shard's idle list.
+func (u *upstream) list(shard uint32) uint32 { return shard % uint32(len(u.idle)) }
 
 // freshFor is how long a connection is taken to be as a poller knows it. No
 // instance closes one for being idle so soon.
@@ -137,7 +141,7 @@ func (u *upstream) put(c *instanceConn, shard uint32, now int64) {
 		c.close()
 		return
 	}
-	l := &u.idle[shard%idleShards]
+	l := &u.idle[u.list(shard)]
 	c.used = true
 	c.since.Store(now)
 	if c.home.Load() != l { // storing costs much more than looking
@@ -145,7 +149,7 @@ func (u *upstream) put(c *instanceConn, shard uint32, now int64) {
 	}
 	c.expectAt(now + int64(idleLifetime))
 	l.mu.Lock()
-	if len(l.conns) >= maxIdle {
+	if len(l.conns) >= max(minIdle, maxIdle/len(u.idle)) {
 		l.mu.Unlock()
 		c.close()
 		return

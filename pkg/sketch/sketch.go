@@ -30,7 +30,7 @@ const (
 )
 
 // Recent follows the users of one application in one proxy. It is safe for
-// concurrent use; the zero value has seen nobody. It holds half a KiB, and some 32
+// concurrent use; the zero value has seen nobody. It holds half a KiB, and some 64
 // bytes per user of at most 2,000 in practice: Size for each hour of the window
 // in which none of those of another hour came back.
 type Recent struct {
@@ -38,8 +38,9 @@ type Recent struct {
 	// nil while all do.
 	limit atomic.Pointer[limit]
 	// touched are the users noted last, so that who comes again and again costs
-	// no lock; nil while nobody was. It has room for about as many as there are.
-	touched atomic.Pointer[[]atomic.Uint64]
+	// no lock; nil while nobody was. It has room for twice as many as there are,
+	// in pairs of which one is a user's place, the later one first.
+	touched atomic.Pointer[[]pair]
 
 	version atomic.Uint64
 
@@ -50,9 +51,12 @@ type Recent struct {
 	newest int64            // hour
 }
 
-// How many users touched has room for.
+// pair holds the marks of two users.
+type pair [2]atomic.Uint64
+
+// How many pairs touched has.
 const (
-	minTouched = 64
+	minTouched = 32
 	maxTouched = 2048
 )
 
@@ -75,8 +79,10 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	// Another hour gives another mark, so that he is noted in each. 0 is no
 	// mark, and what a user costs who has it is a lock.
 	mark := h ^ scramble(uint64(at)) ^ kindMark(kind)
-	if t := r.touched.Load(); t != nil && (*t)[h%uint64(len(*t))].Load() == mark && mark != 0 {
-		return
+	if t := r.touched.Load(); t != nil && mark != 0 {
+		if at := &(*t)[h%uint64(len(*t))]; at[0].Load() == mark || at[1].Load() == mark {
+			return
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +98,9 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	case len(*t) < len(r.last) && len(*t) < maxTouched:
 		t = r.touchLocked(2 * len(*t))
 	}
-	(*t)[h%uint64(len(*t))].Store(mark)
+	place := &(*t)[h%uint64(len(*t))]
+	place[1].Store(place[0].Load())
+	place[0].Store(mark)
 	r.turnLocked(at)
 	before, known := r.last[h]
 	if !known {
@@ -107,9 +115,9 @@ func (r *Recent) Seen(kind string, point uint64, now time.Time) {
 	}
 }
 
-// touchLocked makes room for the marks of so many users.
-func (r *Recent) touchLocked(size int) *[]atomic.Uint64 {
-	t := make([]atomic.Uint64, size)
+// touchLocked makes so many pairs.
+func (r *Recent) touchLocked(size int) *[]pair {
+	t := make([]pair, size)
 	r.touched.Store(&t)
 	return &t
 }
