@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -77,14 +78,28 @@ func (c *cluster) adminToken() string {
 	return strings.TrimSpace(testbed.ReadFile(c.t, c.tokenFile()))
 }
 
-// lbctl runs the command line, which has to succeed.
-func (c *cluster) lbctl(args ...string) {
+// lbctl runs the command line, which has to succeed, and returns what it says.
+func (c *cluster) lbctl(args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command(testbed.Programs.Ctl, append([]string{"--server", c.url, "--token-file", c.tokenFile()}, args...)...)
 	cmd.Dir, cmd.Env = c.dir, testbed.CleanEnvironment(c.dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
 		c.t.Fatalf("lbctl %q: %s\n%s", args, err, out)
 	}
+	return string(out)
+}
+
+// awaitUsers waits until lb-admin has been told of users, which proxies do every
+// quarter of a minute.
+func (c *cluster) awaitUsers() {
+	c.t.Helper()
+	testbed.Eventually(c.t, time.Minute, "users of the last day are known", func() error {
+		if out := c.lbctl("instance", "drain", app, "dify2", "--dry-run"); !strings.Contains(out, "seen within the last day") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // apply declares both applications, the first one on so many instances.

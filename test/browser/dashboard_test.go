@@ -311,6 +311,7 @@ func keyboardSuffices(t *testing.T, _ *cluster, p *tab) {
 }
 
 func drainShowsWhoMovesAndIsSeen(t *testing.T, c *cluster, p *tab) {
+	c.awaitUsers()
 	p.visit("#/app/" + app)
 	p.click(`button[aria-label="Drain dify2"]`)
 	p.awaitText("dialog[open]", "Other usable instances: 2")
