@@ -54,7 +54,7 @@ func TestFault_Proxies(t *testing.T) {
 				p := s.proxies[0]
 				p.Signal(syscall.SIGTERM)
 				s.load.rest(s.t, 1200*time.Millisecond) // beyond --shutdown-delay: what is open now is what was
-				second := time.Now() // before: it may be over before Signal is
+				second := time.Now()                    // before: it may be over before Signal is
 				p.Signal(syscall.SIGTERM)
 				s.excuse(func(r reply) bool { return r.proxy == p.Name && r.begun.Before(second) && r.ended.After(second) })
 				s.ends(p, 5*time.Second)
