@@ -53,9 +53,10 @@ type figures map[string]float64
 
 // pace says how long and how much; see quick and full.
 type pace struct {
-	rounds           int
-	warmup, measure  time.Duration
-	few, many, most  int // connections; most 0 leaves that scenario out
+	rounds           int           // many and short: a neighbour's noise lasts for seconds, and a turn that it meets is one of many
+	warmup, measure  time.Duration // of a turn
+	mostWarmup       time.Duration // with most connections
+	few, many, most  int           // connections; most 0 leaves that scenario out
 	rate             float64
 	streams          int
 	settle           time.Duration
@@ -71,17 +72,17 @@ type pace struct {
 var (
 	// quick takes about two minutes with four contestants, full about fifteen.
 	quick = pace{
-		rounds: 3, warmup: 300 * time.Millisecond, measure: time.Second, few: 64, many: 512, rate: 8000,
+		rounds: 5, warmup: 200 * time.Millisecond, measure: 600 * time.Millisecond, few: 64, many: 512, rate: 8000,
 		streams: 500, settle: 400 * time.Millisecond, calm: 2500 * time.Millisecond, held: 2000, fileSize: 64 << 20, files: 8, limit: 5 * time.Minute, benchmarkRepeats: 3,
 	}
 	full = pace{
-		rounds: 7, warmup: time.Second, measure: 2500 * time.Millisecond, few: 64, many: 512, most: 8192, rate: 8000,
-		streams: 500, settle: time.Second, calm: 3 * time.Second, held: 2000, heldMany: 9000, heldManyRounds: 3,
+		rounds: 25, warmup: 250 * time.Millisecond, measure: 750 * time.Millisecond, few: 64, many: 512, most: 8192, mostWarmup: 2 * time.Second, rate: 8000,
+		streams: 500, settle: 600 * time.Millisecond, calm: 3 * time.Second, held: 2000, heldMany: 9000, heldManyRounds: 3,
 		fileSize: 128 << 20, files: 8, behind: 4, limit: 25 * time.Minute, benchmarkRepeats: 7,
 	}
 	// tiny is for the test of this package.
 	tiny = pace{
-		rounds: 1, warmup: 50 * time.Millisecond, measure: 200 * time.Millisecond, few: 4, many: 16, most: 24, rate: 200,
+		rounds: 1, warmup: 50 * time.Millisecond, measure: 200 * time.Millisecond, few: 4, many: 16, most: 24, mostWarmup: 50 * time.Millisecond, rate: 200,
 		streams: 10, settle: 50 * time.Millisecond, calm: 50 * time.Millisecond, held: 20, heldMany: 30, heldManyRounds: 1,
 		fileSize: 1 << 20, files: 4, behind: 2, limit: time.Minute, benchmarkRepeats: 1,
 	}
@@ -104,7 +105,7 @@ func (p pace) scenarios() []scenario {
 		},
 		{
 			key: "most", title: fmt.Sprintf("blocking, %d connections", p.most), cores: 1, alone: true, rounds: 3, metrics: blocking,
-			measure: p.requests(p.most, 0),
+			measure: p.withMost().requests(p.most, 0),
 		},
 		{
 			key: "rate", title: fmt.Sprintf("blocking, %.0f requests/s offered", p.rate), cores: 1, direct: true,
@@ -115,7 +116,7 @@ func (p pace) scenarios() []scenario {
 			measure: p.requests(p.few, p.rate),
 		},
 		{
-			key: "events", title: fmt.Sprintf("%d streams, an event each 30 ms", p.streams), cores: 1,
+			key: "events", title: fmt.Sprintf("%d streams, an event each 30 ms", p.streams), cores: 1, rounds: 15,
 			metrics: []metric{
 				{mCPU, "CPU µs per event", 1, true}, {mRate, "events/s", 0, false}, {mBusy, "cores busy", 2, false},
 				{mP50, "delay p50 µs", 0, false}, {mP99, "delay p99 µs", 0, false},
@@ -140,7 +141,7 @@ func (p pace) scenarios() []scenario {
 	}
 	upload := []metric{{mUpload, "CPU-s per GiB", 2, true}, {mSpeed, "MiB/s", 0, true}}
 	list = append(list, scenario{
-		key: "upload", title: fmt.Sprintf("uploads of %d MiB, user in a header", p.fileSize>>20), cores: 1, metrics: upload,
+		key: "upload", title: fmt.Sprintf("uploads of %d MiB, user in a header", p.fileSize>>20), cores: 1, rounds: 9, metrics: upload,
 		measure: p.uploads(p.files, false),
 	})
 	if p.behind > 0 {
@@ -150,7 +151,7 @@ func (p pace) scenarios() []scenario {
 		})
 	}
 	return append(list, scenario{
-		key: "two-cores", title: fmt.Sprintf("blocking, %d connections, two cores", p.few), cores: 2, rounds: 5,
+		key: "two-cores", title: fmt.Sprintf("blocking, %d connections, two cores", p.few), cores: 2, rounds: 15,
 		metrics: []metric{{mCPU, "CPU µs per request", 1, true}, {mRate, "requests/s", 0, true}, {mScaling, "times one core", 2, false}},
 		measure: p.requests(p.few, 0),
 	})
@@ -202,6 +203,12 @@ func (f figures) failed(n, of int64, last error) error {
 		return fmt.Errorf("%d failures, %d successes; the last: %w", n, of, last)
 	}
 	return nil
+}
+
+// withMost is the pace of a turn with most connections, which takes longer to begin.
+func (p pace) withMost() pace {
+	p.warmup, p.measure = p.mostWarmup, 2*p.measure
+	return p
 }
 
 func (p pace) requests(connections int, rate float64) func(context.Context, *running) (figures, error) {
