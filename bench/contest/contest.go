@@ -297,6 +297,9 @@ func (a *arena) play(ctx context.Context, s scenario, list []contestant) {
 	if s.rounds > 0 {
 		rounds = min(rounds, s.rounds)
 	}
+	if !s.floor {
+		list = slices.DeleteFunc(slices.Clone(list), func(c contestant) bool { return c.name == Relay })
+	}
 	if s.direct {
 		list = append(slices.Clone(list), contestant{name: Direct})
 	}

@@ -37,6 +37,9 @@ const (
 	Nginx        = "nginx"
 	HAProxy      = "HAProxy"
 	ReverseProxy = "ReverseProxy"
+	// Relay only moves bytes. It is the floor, not a peer, and plays in the loads that
+	// look at a request's or an event's cost.
+	Relay = "relay"
 	// Direct is no proxy: the generator asks an instance. What others add to
 	// latency is counted from there.
 	Direct = "direct"
@@ -82,6 +85,11 @@ var contestants = []contestant{
 	{
 		name: ReverseProxy, command: reverseProxyCommand,
 		about:   "`httputil.ReverseProxy` of Go's standard library, tuned transport, user by header; no log, no statistics",
+		version: func(a *arena) string { return a.machine.Go },
+	},
+	{
+		name: Relay, command: relayCommand,
+		about:   "moves bytes and looks at none: what the kernel takes from every proxy",
 		version: func(a *arena) string { return a.machine.Go },
 	},
 }
@@ -216,11 +224,20 @@ func haproxyCommand(_ context.Context, a *arena, cores int, addr netip.AddrPort)
 }
 
 func reverseProxyCommand(_ context.Context, a *arena, _ int, addr netip.AddrPort) ([]string, error) {
-	command := []string{a.self, roleReverseProxy, addr.String()}
+	return a.selfAs(roleReverseProxy, addr), nil
+}
+
+func relayCommand(_ context.Context, a *arena, _ int, addr netip.AddrPort) ([]string, error) {
+	return a.selfAs(roleRelay, addr), nil
+}
+
+// selfAs returns what runs this program as a proxy.
+func (a *arena) selfAs(role string, addr netip.AddrPort) []string {
+	command := []string{a.self, role, addr.String()}
 	for _, in := range a.instances {
 		command = append(command, in.String())
 	}
-	return command, nil
+	return command
 }
 
 // oldContestant is the lb-proxy of another build, to compare with.

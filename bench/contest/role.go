@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"difylb/bench/instance"
+	"difylb/bench/relay"
 	"difylb/bench/stdproxy"
 )
 
@@ -23,6 +25,7 @@ import (
 const (
 	roleInstances    = "play-instances"
 	roleReverseProxy = "play-reverse-proxy"
+	roleRelay        = "play-relay"
 )
 
 const instanceCount = 4
@@ -31,15 +34,18 @@ const instanceCount = 4
 // process is told to end. Otherwise it returns false at once. Every program
 // that calls Run must begin with it.
 func Role(args []string) (bool, error) {
-	if len(args) == 0 || (args[0] != roleInstances && args[0] != roleReverseProxy) {
+	if len(args) == 0 {
+		return false, nil
+	}
+	play, ok := map[string]func(context.Context, []string) error{
+		roleInstances: playInstances, roleReverseProxy: playReverseProxy, roleRelay: playRelay,
+	}[args[0]]
+	if !ok {
 		return false, nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if args[0] == roleInstances {
-		return true, playInstances(ctx, args[1:])
-	}
-	return true, playReverseProxy(ctx, args[1:])
+	return true, play(ctx, args[1:])
 }
 
 // playInstances serves, and writes the addresses as JSON into the file named.
@@ -86,4 +92,23 @@ func playReverseProxy(ctx context.Context, args []string) error {
 	}
 	<-closed
 	return nil
+}
+
+func playRelay(ctx context.Context, args []string) error {
+	if len(args) < 2 {
+		return fmt.Errorf("%s needs an address to listen at, and instances", roleRelay)
+	}
+	var addrs []netip.AddrPort
+	for _, arg := range args {
+		addr, err := netip.ParseAddrPort(arg)
+		if err != nil {
+			return err
+		}
+		addrs = append(addrs, addr)
+	}
+	r, err := relay.New(addrs[0], addrs[1:])
+	if err != nil {
+		return err
+	}
+	return r.Run(ctx)
 }

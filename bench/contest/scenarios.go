@@ -43,6 +43,7 @@ type scenario struct {
 	fresh      bool // a proxy just started: what was before must not show
 	alone      bool // no other proxy runs: together they keep more connections than the instances have descriptors
 	direct     bool // also without a proxy
+	floor      bool // also through the relay
 	rounds     int  // at most; 0 is as many as there are
 	metrics    []metric
 	measure    func(ctx context.Context, r *running) (figures, error)
@@ -95,12 +96,12 @@ func (p pace) scenarios() []scenario {
 	}
 	list := []scenario{
 		{
-			key: "blocking", title: fmt.Sprintf("blocking, %d connections", p.few), cores: 1,
+			key: "blocking", title: fmt.Sprintf("blocking, %d connections", p.few), cores: 1, floor: true,
 			metrics: append(slices.Clip(blocking), metric{mSyscalls, "system calls per request", 1, true}),
 			measure: p.requests(p.few, 0),
 		},
 		{
-			key: "many", title: fmt.Sprintf("blocking, %d connections", p.many), cores: 1, metrics: blocking,
+			key: "many", title: fmt.Sprintf("blocking, %d connections", p.many), cores: 1, floor: true, metrics: blocking,
 			measure: p.requests(p.many, 0),
 		},
 		{
@@ -108,7 +109,7 @@ func (p pace) scenarios() []scenario {
 			measure: p.withMost().requests(p.most, 0),
 		},
 		{
-			key: "rate", title: fmt.Sprintf("blocking, %.0f requests/s offered", p.rate), cores: 1, direct: true,
+			key: "rate", title: fmt.Sprintf("blocking, %.0f requests/s offered", p.rate), cores: 1, direct: true, floor: true,
 			metrics: []metric{
 				{mCPU, "CPU µs per request", 1, true}, {mRate, "requests/s", 0, false}, {mBusy, "cores busy", 2, false},
 				{mP50, "p50 µs", 0, false}, {mP99, "p99 µs", 0, false}, {mAdded50, "added p50 µs", 0, true}, {mAdded99, "added p99 µs", 0, true},
@@ -116,7 +117,7 @@ func (p pace) scenarios() []scenario {
 			measure: p.requests(p.few, p.rate),
 		},
 		{
-			key: "events", title: fmt.Sprintf("%d streams, an event each 30 ms", p.streams), cores: 1, rounds: 15,
+			key: "events", title: fmt.Sprintf("%d streams, an event each 30 ms", p.streams), cores: 1, floor: true, rounds: 15,
 			metrics: []metric{
 				{mCPU, "CPU µs per event", 1, true}, {mRate, "events/s", 0, false}, {mBusy, "cores busy", 2, false},
 				{mP50, "delay p50 µs", 0, false}, {mP99, "delay p99 µs", 0, false},

@@ -32,12 +32,12 @@ func main() {
 func run() error {
 	o := contest.Options{Progress: os.Stderr}
 	flag.BoolVar(&o.Quick, "quick", false, "take about two minutes instead of fifteen")
-	flag.IntVar(&o.Rounds, "rounds", 0, "rounds of each load (0: 3 with -quick, else 7)")
+	flag.IntVar(&o.Rounds, "rounds", 0, "rounds of each load (0: 5 with -quick, else 25, fewer of what takes long)")
 	flag.DurationVar(&o.Limit, "limit", 0, "end after this time with what there is (0: 5m with -quick, else 25m)")
 	flag.StringVar(&o.Bins, "bin", "", "`directory` of lb-admin and lb-proxy (default: build them)")
 	flag.StringVar(&o.Old, "old", "", "`directory` of another lb-proxy, to compare with")
 	flag.BoolVar(&o.Benchmarks, "gobench", false, "run the Go benchmarks that have a target as well")
-	only := flag.String("only", "", "contestants, separated by commas: lb-proxy,nginx,HAProxy,ReverseProxy (default: all that are installed)")
+	only := flag.String("only", "", "contestants, separated by commas: lb-proxy,nginx,HAProxy,ReverseProxy,relay (default: all that are installed)")
 	loads := flag.String("loads", "", "loads, separated by commas: blocking,many,most,rate,events,held,held-many,upload,upload-behind,two-cores (default: all)")
 	out := flag.String("out", "bench/out", "`directory` for results.json and results.md")
 	from := flag.String("from", "", "measure nothing, take this results.json `file`")
