@@ -140,7 +140,7 @@ func New(opts Options) (_ *Plane, err error) {
 		ID: opts.NodeID, Role: lb.RoleProxy, BootID: uuid.NewString(), Version: opts.Version,
 		Address: daemon.Advertised(p.listeners[0].Addr()), Started: time.Now().UTC().Truncate(time.Second),
 	}
-	p.registry = stats.NewRegistry(0)
+	p.registry = stats.NewRegistry(proxy.Cores())
 	opts.Names.Log = opts.Log
 	p.names = names.New(opts.Names)
 	p.link = cluster.NewLink(cluster.LinkOptions{Node: p.node, Registry: p.registry, Log: opts.Log, TLS: opts.AdminTLS.Settings(), Check: p.check})

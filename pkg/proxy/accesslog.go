@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -107,7 +106,7 @@ func newLog(opts AccessLogOptions) (*AccessLog, error) {
 		return nil, lb.Errorf(lb.ErrInvalid, "format %q is not known; there are %s and %s%s", opts.Format, FormatJSON, FormatSeed, lb.DidYouMean(opts.Format, []string{FormatJSON, FormatSeed}))
 	}
 	l := &AccessLog{opts: opts, log: opts.Log, out: os.Stdout, wake: make(chan struct{}, 1), threshold: 1<<64 - 1,
-		shards: make([]logShard, min(runtime.GOMAXPROCS(0), accessLogShards))}
+		shards: make([]logShard, min(Cores(), accessLogShards))}
 	switch s := opts.Sample; {
 	case s == 0, s == 1:
 	case s > 0 && s < 1:

@@ -29,9 +29,10 @@ func typicalCall(t testing.TB, edit func(*Options)) *call {
 	if edit != nil {
 		edit(&opts)
 	}
-	a := table.App("customer_service")
+	a, p := table.App("customer_service"), New(opts)
+	t.Cleanup(p.Close)
 	return &call{
-		p: New(opts), v: &view{table: table}, app: &appView{app: a}, token: &a.Decl.UserTokens[0],
+		p: p, v: &view{table: table}, app: &appView{app: a}, token: &a.Decl.UserTokens[0],
 		id: "0b4ee2a6b3f04ff1a8f5f1c5c1d2e3f4", method: "POST", path: "/v1/chat-messages",
 		client: netip.MustParseAddr("172.20.62.17"), start: time.Now().Add(-1234 * time.Millisecond), firstByte: 56789 * time.Microsecond,
 		status: 200, bytesIn: 117, bytesOut: 4242, user: "user-0001-of-many", source: userid.JSON, instance: "dify1", attempts: 1, events: 17,

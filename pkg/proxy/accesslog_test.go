@@ -44,8 +44,10 @@ func FuzzAppendJSONString(f *testing.F) {
 	})
 }
 
-func testCall(path string) *call {
-	return &call{p: New(Options{}), id: "id", method: "GET", path: path, start: time.Now()}
+func testCall(t testing.TB, path string) *call {
+	p := New(Options{})
+	t.Cleanup(p.Close)
+	return &call{p: p, id: "id", method: "GET", path: path, start: time.Now()}
 }
 
 func TestAccessLog_ReopensAfterRotation(t *testing.T) {
@@ -60,13 +62,13 @@ func TestAccessLog_ReopensAfterRotation(t *testing.T) {
 	has := func(name, word string) func() bool {
 		return func() bool { b, _ := os.ReadFile(name); return strings.Contains(string(b), word) }
 	}
-	l.write(testCall("/one"), time.Now())
+	l.write(testCall(t, "/one"), time.Now())
 	eventually(t, "the first line", has(path, `"path":"/one"`))
 	os.Rename(path, path+".1")
 	l.Reopen()
-	l.write(testCall("/two"), time.Now())
+	l.write(testCall(t, "/two"), time.Now())
 	eventually(t, "the second line in the new file", has(path, `"path":"/two"`))
-	l.write(testCall("/three\xff\"\n"), time.Now())
+	l.write(testCall(t, "/three\xff\"\n"), time.Now())
 	cancel()
 	<-done
 	b, _ := os.ReadFile(path)
@@ -91,7 +93,7 @@ func TestAccessLog_SlowWriterCostsLinesNotTime(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); l.Run(ctx) }()
-	c := testCall("/" + strings.Repeat("x", 1000))
+	c := testCall(t, "/"+strings.Repeat("x", 1000))
 	begin := time.Now()
 	for range 12000 { // over twice the bound
 		l.write(c, begin)

@@ -96,7 +96,9 @@ func TestInstances_TellWhatIsKnownNow(t *testing.T) {
 	for range r.p.Instances(time.Now()) {
 		break // ends the walk
 	}
-	if n := len(slices.Collect(New(Options{}).Instances(time.Now()))); n != 0 {
+	p := New(Options{})
+	defer p.Close()
+	if n := len(slices.Collect(p.Instances(time.Now()))); n != 0 {
 		t.Errorf("%d instances before there is a table", n)
 	}
 }

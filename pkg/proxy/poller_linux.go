@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -23,12 +24,14 @@ type pollers struct {
 	all []*poller
 }
 
-// poller is an epoll together with the goroutine that asks it. The runtime's
-// own poller waits for that epoll as it does for any descriptor.
+// poller is an epoll together with the goroutine that asks it.
 type poller struct {
-	file *os.File // the epoll
+	fd   int      // the epoll
+	bell *os.File // an epoll of that epoll, which Go's own poller waits for
 	raw  syscall.RawConn
-	fd   int
+	quit int         // an eventfd in fd, which close writes to
+	stop atomic.Bool // run is to end
+	off  atomic.Bool // the bell is: run waits by itself
 
 	done chan struct{} // closed when run has ended; nil before start
 
@@ -65,8 +68,9 @@ type pollSlot struct {
 
 // newPollers returns some that watch between start and close.
 func newPollers() (*pollers, error) {
+	raiseProcessors()
 	h := &pollers{}
-	for range runtime.GOMAXPROCS(0) {
+	for range Cores() {
 		p, err := newPoller()
 		if err != nil {
 			h.close()
@@ -77,27 +81,55 @@ func newPollers() (*pollers, error) {
 	return h, nil
 }
 
+// raiseProcessors gives Go's scheduler a processor (GOMAXPROCS) for each poller of
+// the first Proxy, and leaves it as many for all else as it had. With fewer, what a poller
+// waits in would be a reason to take its processor away (see wait).
+var raiseProcessors = sync.OnceFunc(func() { runtime.GOMAXPROCS(2 * Cores()) })
+
 func newPoller() (*poller, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.SetNonblock(fd, true); err != nil {
+	bell, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
 		syscall.Close(fd)
 		return nil, err
 	}
-	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
-	if p.raw, err = p.file.SyscallConn(); err != nil {
-		p.file.Close()
+	quit, _, errno := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	if errno != 0 {
+		syscall.Close(fd)
+		syscall.Close(bell)
+		return nil, errno
+	}
+	_ = syscall.SetNonblock(bell, true) // tells os.NewFile to leave it to Go's poller
+	p := &poller{fd: fd, bell: os.NewFile(uintptr(bell), "epoll"), quit: int(quit)}
+	if p.raw, err = p.bell.SyscallConn(); err == nil {
+		err = syscall.EpollCtl(fd, syscall.EPOLL_CTL_ADD, p.quit, &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: quitSlot})
+	}
+	if errno := p.hang(uintptr(bell), true); err == nil && errno != 0 {
+		err = errno
+	}
+	if err != nil {
+		p.closeFiles()
 		return nil, err
 	}
 	return p, nil
 }
 
+// quitSlot is in the place of a slot in the event that ends run.
+const quitSlot = -1
+
+func (p *poller) closeFiles() {
+	p.bell.Close()
+	syscall.Close(p.fd)
+	syscall.Close(p.quit)
+}
+
 // size returns how many there are, at least 1; of none, as many as would be made.
 func (h *pollers) size() int {
 	if h == nil {
-		return runtime.GOMAXPROCS(0)
+		return Cores()
 	}
 	return len(h.all)
 }
@@ -145,48 +177,110 @@ func (p *poller) start() {
 	}(p.done)
 }
 
-// A poller that told of many is asked again at once, without a word to the
-// scheduler, as more are likely to have come meanwhile; but not for ever: others
-// have work, too.
 const (
-	manyEvents  = 4
-	mostBatches = 16
+	// Batches of events that come within soon of each other are frequent. After manySoon
+	// of them a poller waits for the next by itself, until one was long in coming.
+	soon     = time.Millisecond
+	manySoon = 8
+	long     = 10 * time.Millisecond
+
+	// turn is after how long a poller gives way to other goroutines. After 10 ms Go's
+	// monitor thread would take the processor from it whenever it waits in a system call.
+	turn = 3 * time.Millisecond
 )
 
 // run blocks until close.
 func (p *poller) run() {
-	events := make([]syscall.EpollEvent, 64)
-	_ = p.raw.Read(func(uintptr) bool {
-		for batch := 1; ; batch++ {
-			// It does not wait, so the scheduler need not know.
-			n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	var (
+		events   = make([]syscall.EpollEvent, 64)
+		frequent int       // batches that came soon, in a row
+		last     time.Time // batch
+		began    time.Time // the turn
+	)
+	_ = p.raw.Read(func(bell uintptr) bool {
+		for {
+			waits := p.off.Load()
+			n, errno := p.wait(events, waits)
 			if errno == syscall.EINTR {
 				continue
 			}
-			if errno != 0 {
+			check("epoll_pwait", errno)
+			if p.stop.Load() {
 				return true
 			}
-			if n > 1 {
-				for i := range events[:n] {
-					p.note(&events[i])
+			if n > 0 {
+				now := time.Now()
+				if frequent++; now.Sub(last) > soon {
+					frequent = 0
 				}
-			}
-			for i := range events[:n] {
-				p.tell(&events[i])
-			}
-			switch {
-			case int(n) == len(events): // there may be more, which nobody would announce again
-				if batch%mostBatches == 0 {
+				if waits && now.Sub(last) > long {
+					waits = false
+					p.off.Store(false)
+					check("epoll_ctl", p.hang(bell, true))
+				}
+				if last = now; now.Sub(began) > turn {
+					began = now
 					runtime.Gosched()
 				}
-			case n < manyEvents, batch >= mostBatches:
-				return false
+				p.tellAll(events[:n])
+			}
+			switch {
+			case waits, n == len(events): // there may be more
+			case frequent < manySoon:
+				return false // what has come meanwhile rings
+			default:
+				p.off.Store(true)
+				check("epoll_ctl", p.hang(bell, false))
 			}
 		}
 	})
 }
 
-// tenant returns the wire that an event is for, nil where that has left.
+// check panics at what can't be, but with a descriptor that is not ours any more.
+func check(call string, errno syscall.Errno) {
+	if errno != 0 {
+		panic(call + ": " + errno.Error())
+	}
+}
+
+// hang puts the bell on the epoll, or takes it off.
+func (p *poller) hang(bell uintptr, on bool) syscall.Errno {
+	op := uintptr(syscall.EPOLL_CTL_DEL)
+	if on {
+		op = syscall.EPOLL_CTL_ADD
+	}
+	ev := syscall.EpollEvent{Events: syscall.EPOLLIN}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, bell, op, uintptr(p.fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	return errno
+}
+
+// wait takes events that have come. With waits it waits for some, in a system
+// call that the scheduler knows of, so that it can take the processor or look at the
+// stack; but for 10 ms it does not take it while others are idle (raiseProcessors), and
+// going on takes nothing but the thread's own waking.
+func (p *poller) wait(events []syscall.EpollEvent, waits bool) (n int, errno syscall.Errno) {
+	var got uintptr
+	if waits {
+		got, _, errno = syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), ^uintptr(0), 0, 0)
+	} else {
+		got, _, errno = syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	}
+	return int(got), errno
+}
+
+// tellAll tells of a batch of events.
+func (p *poller) tellAll(events []syscall.EpollEvent) {
+	if len(events) > 1 {
+		for i := range events {
+			p.note(&events[i])
+		}
+	}
+	for i := range events {
+		p.tell(&events[i])
+	}
+}
+
+// tenant returns the wire that an event is for, nil where that has left, or there never was one.
 func (p *poller) tenant(ev *syscall.EpollEvent) *wire {
 	e := p.entry(uint32(ev.Fd))
 	w := e.w.Load()
@@ -353,9 +447,14 @@ func (p *poller) close() {
 	p.down = true
 	p.mu.Unlock()
 	if !down {
-		p.file.Close()
+		p.stop.Store(true)
+		one := [8]byte{1} // any number but 0, in any order of bytes
+		_, _ = syscall.Write(p.quit, one[:])
 	}
 	if done != nil {
 		<-done
+	}
+	if !down {
+		p.closeFiles()
 	}
 }

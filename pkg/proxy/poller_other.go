@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"runtime"
 	"sync"
 	"time"
 )
@@ -35,7 +34,7 @@ func newPollers() (*pollers, error) {
 }
 
 // size returns how many would be of use: it is one for each core.
-func (h *pollers) size() int { return runtime.GOMAXPROCS(0) }
+func (h *pollers) size() int { return Cores() }
 
 // start begins to watch.
 func (h *pollers) start() {

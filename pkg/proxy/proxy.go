@@ -159,7 +159,9 @@ type Proxy struct {
 	window window
 }
 
-// New returns a Proxy that answers 503 to everything until SetTable.
+// New returns a Proxy that answers 503 to everything until SetTable. It owns
+// descriptors until Close. On Linux the first one of a process doubles GOMAXPROCS
+// (see Cores), half of which wait for the network.
 func New(opts Options) *Proxy {
 	opts.Limits.setDefaults()
 	if opts.MaxBody == 0 {
