@@ -92,7 +92,13 @@ const (
 	tableEnds   = "<!-- end of table -->\n"
 )
 
+// updatePage puts the table into the page, if no section is missing.
 func updatePage(rows []row) error {
+	for i, s := range sections {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.section == i }) {
+			return fmt.Errorf("the table stays as it is: %s did not run, and its section would be lost", s.test)
+		}
+	}
 	path := filepath.Join(testbed.Repository(), "docs", "reliability.md")
 	data, err := os.ReadFile(path)
 	if err != nil {
